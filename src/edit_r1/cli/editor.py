@@ -1,0 +1,67 @@
+"""`edit-r1 editor`: training of the editor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edit_r1.cli.options import (
+    EDITOR_MEND,
+    VERIFIER_MEND,
+    WORLD_MEND,
+    Data,
+    Out,
+    Overrides,
+    Preset,
+    Resume,
+    Seed,
+    examples,
+    existing_folder,
+    model_folder,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Train the image editor with the verifier as its only reward.")
+
+
+@app.callback()
+def group() -> None:
+    """Train the image editor with the verifier as its only reward."""
+
+
+@app.command(
+    "grpo",
+    epilog=examples(
+        "edit-r1 editor grpo --data runs/world --verifier runs/gcpo",
+        "edit-r1 editor grpo --set steps=10 --resume",
+    ),
+)
+def grpo(
+    preset: Preset = "default",
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    out: Out = Path("runs/editor"),
+    resume: Resume = False,
+    data: Data = Path("runs/world"),
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="FOLDER", help="The editor to start from; the shipped tiny base by default."),
+    ] = None,
+    verifier: Annotated[
+        Path, typer.Option("--verifier", metavar="FOLDER", help="The verifier that gives the rewards.")
+    ] = Path("runs/gcpo"),
+) -> None:
+    """Improve the editor by Flow-GRPO (paper section 4)."""
+    from edit_r1.config import load_recipe
+    from edit_r1.stages import EditorGrpoConfig
+
+    config = load_recipe(EditorGrpoConfig, preset, overrides or [], section="editor_grpo")
+    existing_folder(data, "--data", WORLD_MEND)
+    verifier = model_folder(verifier, "--verifier", VERIFIER_MEND)
+    if model is not None:
+        model = model_folder(model, "--model", EDITOR_MEND)
+
+    from edit_r1.training.editor_grpo import run
+
+    run(config, data=data, model=model, verifier=verifier, out=out, seed=seed, resume=resume)

@@ -1,0 +1,61 @@
+"""The options that the commands share, and the checks of input that need no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edit_r1.errors import UserError
+
+Preset = Annotated[
+    str,
+    typer.Option(
+        "--preset",
+        "--recipe",
+        metavar="NAME|FILE.toml",
+        help="A packaged recipe (smoke, default, full), or the path of one of your own.",
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe. May be given several times."),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed and same machine give the same numbers.")]
+Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The run directory to make.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it stopped.")]
+Data = Annotated[Path, typer.Option("--data", metavar="FOLDER", help="A world made by `edit-r1 world make`.")]
+VerifierModel = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="FOLDER", help="The verifier to start from; the shipped tiny base by default."),
+]
+
+
+def examples(*commands: str) -> str:
+    """The end of a help text: one command per line, kept as they are (which is what the backspace asks for)."""
+    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
+
+
+def existing_folder(path: Path, option: str, mend: str) -> Path:
+    """Check that an input is there before anything heavy is loaded.
+
+    Raises:
+        UserError: there is no folder at `path`; the message names the option and the mend.
+    """
+    if not path.is_dir():
+        problem = "is a file, not a folder" if path.exists() else "does not exist"
+        raise UserError(f"{option} {path} {problem}; {mend}")
+    return path
+
+
+def model_folder(path: Path, option: str, mend: str) -> Path:
+    """Like `existing_folder`, for a model: of a run directory, which may be given instead, it is the folder `model`."""
+    existing_folder(path, option, mend)
+    inner = path / "model"
+    return inner if inner.is_dir() else path
+
+
+WORLD_MEND = "make one with `edit-r1 world make --out FOLDER`"
+VERIFIER_MEND = "train one with `edit-r1 verifier cold-start`, or give the folder of another verifier"
+EDITOR_MEND = "train one with `edit-r1 editor grpo`, or give the folder of another editor"

@@ -1,0 +1,231 @@
+"""Held-out measurement of verifiers: pairs ordered as the annotators did, and checks that agree with the oracle.
+
+Every trace is kept in a journal, one line per pair, so that an interrupted measurement goes on and every number can be looked into.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edit_r1 import assets
+from edit_r1.data.gold import gold_checks
+from edit_r1.data.make_world import HELDOUT_PAIRS, TEST_PAIRS
+from edit_r1.data.store import JudgedPair, read_pairs
+from edit_r1.evaluation.metrics import (
+    JudgedTrace,
+    ScoredPair,
+    confusion,
+    failure_counts,
+    pairs_by_category,
+    verifier_metrics,
+)
+from edit_r1.files import atomic_write, disk_errors
+from edit_r1.records import Edit, EditTask, Failure, Provenance, Verdict
+from edit_r1.runs.progress import track
+from edit_r1.runs.run import Run
+from edit_r1.stages import EvaluateConfig
+from edit_r1.verifier.engines.transformers_engine import TransformersEngine
+from edit_r1.verifier.prompting import image_hash
+from edit_r1.verifier.tiny import load_verifier_model
+from edit_r1.verifier.trace import parse_trace
+from edit_r1.verifier.verifier import Judgement, Verifier
+
+_CHUNK = 32  # pairs per line-by-line commit of the journal
+_READ_BACK = Provenance("journal", "", "", "", 0)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verifier said of one edit: the mean score of its readable traces, and the traces."""
+
+    score: float | None
+    verdicts: tuple[Verdict | Failure, ...]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Both edits of a pair."""
+
+    first: Answer
+    second: Answer
+
+
+def _to_json(judgement: Judgement) -> dict[str, Any]:
+    traces = [
+        {"failure": v.kind, "text": v.text} if isinstance(v, Failure) else {"text": v.trace} for v in judgement.verdicts
+    ]
+    return {"score": judgement.score, "traces": traces}
+
+
+def _from_json(entry: Mapping[str, Any], task: EditTask) -> Answer:
+    verdicts = tuple(
+        Failure(trace["failure"], trace["text"])
+        if "failure" in trace
+        else parse_trace(trace["text"], task.principles, _READ_BACK)
+        for trace in entry["traces"]
+    )
+    return Answer(entry["score"], verdicts)
+
+
+def answer_pairs(
+    model: Path, pairs: Sequence[JudgedPair], journal: Path, config: EvaluateConfig, *, seed: int, title: str
+) -> list[Answers]:
+    """Judge both edits of every pair, or read what the journal already has."""
+    lines = journal.read_text().splitlines() if journal.exists() else []
+    lines = lines[: len(lines) // _CHUNK * _CHUNK] if len(lines) < len(pairs) else lines
+    if len(lines) < len(pairs):
+        policy, processor = load_verifier_model(model)
+        engine = TransformersEngine(policy, processor, name=str(model), batch_size=config.batch_size)
+        verifier = Verifier(engine, temperature=config.temperature, max_tokens=config.max_tokens)
+        with track(title, total=len(pairs), start=len(lines)) as bar, disk_errors(journal):
+            journal.parent.mkdir(parents=True, exist_ok=True)
+            journal.write_text("".join(f"{line}\n" for line in lines))
+            for start in range(len(lines), len(pairs), _CHUNK):
+                chunk = [pair.preference for pair in pairs[start : start + _CHUNK]]
+                edits = [edit for preference in chunk for edit in (preference.first, preference.second)]
+                judged = [_to_json(j) for j in verifier.score(edits, config.traces, seed + start)]
+                fresh = [json.dumps({"first": a, "second": b}) for a, b in zip(judged[::2], judged[1::2], strict=True)]
+                with journal.open("a") as file:
+                    file.write("".join(f"{line}\n" for line in fresh))
+                lines += fresh
+                bar.advance(len(fresh))
+    rows = [(json.loads(line), pair.preference.task) for line, pair in zip(lines, pairs, strict=True)]
+    return [Answers(_from_json(row["first"], task), _from_json(row["second"], task)) for row, task in rows]
+
+
+def _traces(pairs: Sequence[JudgedPair], answers: Sequence[Answers]) -> Iterator[JudgedTrace]:
+    for pair, answer in zip(pairs, answers, strict=True):
+        sides = (
+            (pair.preference.first, pair.first_truth, answer.first),
+            (pair.preference.second, pair.second_truth, answer.second),
+        )
+        for edit, truth, said in sides:
+            gold = tuple(gold_checks(edit, truth))
+            yield from (JudgedTrace(verdict, gold) for verdict in said.verdicts)
+
+
+def _scored(pairs: Sequence[JudgedPair], answers: Sequence[Answers]) -> list[ScoredPair]:
+    return [
+        ScoredPair(
+            answer.first.score,
+            answer.second.score,
+            pair.preference.choice,
+            image_hash(pair.preference.task.source),
+            pair.preference.task.category,
+        )
+        for pair, answer in zip(pairs, answers, strict=True)
+    ]
+
+
+def _shown(edit: Edit, truth: str, said: Answer) -> dict[str, Any]:
+    """One edit of an example: the trace whose score is nearest to the mean, its checks beside the truth."""
+    readable = [v for v in said.verdicts if isinstance(v, Verdict)]
+    if not readable:
+        failure = next(v for v in said.verdicts if isinstance(v, Failure))
+        return {"score": None, "trace": failure.text, "checks": [], "failure": failure.kind}
+    verdict = min(readable, key=lambda v: abs(v.score - (said.score or 0.0)))
+    checks = [
+        {
+            "question": c.principle.question,
+            "category": c.principle.category,
+            "met": c.met,
+            "reason": c.reason,
+            "truth": t,
+        }
+        for c, t in zip(verdict.checks, gold_checks(edit, truth), strict=True)
+    ]
+    return {"score": said.score, "trace": verdict.trace, "checks": checks, "failure": None}
+
+
+def _margin(pair: JudgedPair, answer: Answers) -> float:
+    """Score of the preferred edit less that of the other; a missing score counts as a tie."""
+    if answer.first.score is None or answer.second.score is None:
+        return 0.0
+    margin = answer.first.score - answer.second.score
+    return margin if pair.preference.choice == "first" else -margin
+
+
+def _choose(pairs: Sequence[JudgedPair], stages: Mapping[str, Sequence[Answers]], count: int) -> list[int]:
+    """Pairs worth a look: most changed for the better, most changed for the worse, and some plainly right."""
+    first, last = list(stages.values())[max(0, len(stages) - 2)], list(stages.values())[-1]
+    margins = [(_margin(p, a), _margin(p, b)) for p, a, b in zip(pairs, first, last, strict=True)]
+    fixed = [i for i, (before, after) in enumerate(margins) if before <= 0 < after]
+    broken = [i for i, (before, after) in enumerate(margins) if after <= 0 < before]
+    right = [i for i, (before, after) in enumerate(margins) if before > 0 and after > 0]
+    fixed.sort(key=lambda i: margins[i][0] - margins[i][1])
+    broken.sort(key=lambda i: margins[i][1] - margins[i][0])
+    half = max(1, count // 2)
+    return [*fixed[:half], *broken[: max(1, count // 4)], *right[: max(1, count // 4)]][:count]
+
+
+def examples(
+    pairs: Sequence[JudgedPair], stages: Mapping[str, Sequence[Answers]], count: int, images: Path
+) -> list[dict[str, Any]]:
+    """Examples for the report; their pictures are written into `images`."""
+    shown: list[dict[str, Any]] = []
+    with disk_errors(images):
+        images.mkdir(parents=True, exist_ok=True)
+        for index in _choose(pairs, stages, count):
+            pair = pairs[index]
+            preference = pair.preference
+            files: dict[str, str] = {}
+            for key, image in (
+                ("source", preference.task.source),
+                ("first", preference.first.image),
+                ("second", preference.second.image),
+            ):
+                image.save(images / f"pair{index}_{key}.png")
+                files[key] = f"{images.name}/pair{index}_{key}.png"
+            said = {
+                stage: {
+                    "first": _shown(preference.first, pair.first_truth, answers[index].first),
+                    "second": _shown(preference.second, pair.second_truth, answers[index].second),
+                }
+                for stage, answers in stages.items()
+            }
+            task = {"instruction": preference.task.instruction, "category": preference.task.category}
+            shown.append(task | files | {"choice": preference.choice, "stages": said})
+    return shown
+
+
+def evaluate(
+    config: EvaluateConfig, *, data: Path, models: Mapping[str, Path], out: Path, seed: int, resume: bool
+) -> dict[str, Any]:
+    """Measure verifiers on the same held-out pairs with the same number of traces, and write `out/verifier.json`."""
+    inputs = {"seed": seed, "data": str(data), "models": {name: str(path) for name, path in models.items()}}
+    run = Run.open(out, config, resume, inputs=inputs)
+    if run.done is not None:
+        return run.done
+    pairs = list(read_pairs(data / TEST_PAIRS))[: config.pairs]
+    heldout = list(read_pairs(data / HELDOUT_PAIRS))[: config.heldout_pairs]
+    result: dict[str, Any] = {key: {} for key in ("stages", "heldout", "by_category", "confusion", "failures")}
+    stages: dict[str, list[Answers]] = {}
+    for name, model in models.items():
+        journal = out / "traces" / f"{name}.jsonl"
+        answers = answer_pairs(model, pairs, journal, config, seed=seed, title=f"Judging pairs, {name}")
+        stages[name] = answers
+        traces = list(_traces(pairs, answers))
+        scored = _scored(pairs, answers)
+        result["stages"][name] = verifier_metrics(scored, traces, traces_per_edit=config.traces).to_json()
+        result["by_category"][name] = pairs_by_category(scored)
+        result["confusion"][name] = {key: table.to_json() for key, table in confusion(traces).items()}
+        result["failures"][name] = failure_counts(trace.verdict for trace in traces)
+        journal = out / "traces" / f"{name}_heldout.jsonl"
+        answers = answer_pairs(model, heldout, journal, config, seed=seed, title=f"Held-out kinds, {name}")
+        metrics = verifier_metrics(
+            _scored(heldout, answers), list(_traces(heldout, answers)), traces_per_edit=config.traces
+        )
+        result["heldout"][name] = metrics.to_json()
+    result["examples"] = examples(pairs, stages, config.examples, out / "images")
+    atomic_write(out / "verifier.json", json.dumps(result, indent=1) + "\n")
+    run.finish(result["stages"])
+    return result["stages"]
+
+
+def run(config: EvaluateConfig, *, data: Path, model: Path | None, out: Path, seed: int, resume: bool) -> None:
+    """Measure one verifier, the shipped base by default."""
+    evaluate(config, data=data, models={"verifier": model or assets.VERIFIER}, out=out, seed=seed, resume=resume)

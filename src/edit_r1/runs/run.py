@@ -1,0 +1,196 @@
+"""A run directory: the resolved configuration, the environment, metrics, groups, the checkpoint and the final word.
+
+config.json        what was asked for; resuming with anything else is refused
+environment.json   what it ran on; every resumption adds itself to `resumed`
+metrics.jsonl      one JSON object per line: {"step": 3, "reward": 0.71, ...}
+groups/000003/     pictures and texts of step 3
+checkpoint/        where to go on
+done.json          the summary; a run without it is not finished
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import BaseModel
+
+from edit_r1.config import changed_keys, dump
+from edit_r1.errors import UserError
+from edit_r1.files import atomic_write, disk_errors, is_temporary
+from edit_r1.runs.environment import environment
+
+__all__ = ["Run", "atomic_write", "read_metrics"]
+
+
+class Run:
+    """One directory of one stage. Made by `Run.open`; only the main process of a distributed run opens one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def open(
+        cls, path: Path, config: BaseModel, resume: bool = False, *, inputs: Mapping[str, Any] | None = None
+    ) -> Run:
+        """Begin a run in a new or empty directory, or go on with one.
+
+        Args:
+            path: the run directory; it is made, with its parents, where it is missing.
+            config: the resolved configuration, written to config.json.
+            resume: go on with what is in the directory. An empty or missing one is begun all the same.
+            inputs: JSON values that belong to the run and are not in the configuration (the seed, the paths of the
+                data and of the model); kept under `inputs` in config.json and compared like the configuration.
+
+        Raises:
+            UserError: the directory holds something and `resume` is off; it holds no run; the run there has another
+                configuration (the message names the keys); the place cannot be written.
+        """
+        document = dump(config)
+        if inputs is not None:
+            document["inputs"] = dict(inputs)
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file; give --out a folder")
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+            empty = all(is_temporary(entry) for entry in path.iterdir())
+        run = cls(path)
+        if empty:
+            run._begin(document)
+        elif resume:
+            run._go_on(document)
+        else:
+            raise UserError(f"{path} is not empty; add --resume to go on with it, or give --out another folder")
+        return run
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file for `save_checkpoint`; it exists once a step has been saved."""
+        return self.path / "checkpoint" / "state.safetensors"
+
+    @property
+    def done(self) -> dict[str, Any] | None:
+        """The summary that `finish` was given; None while the run is not finished."""
+        return _read_json(self.path / "done.json")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What config.json holds."""
+        return _read_json(self.path / "config.json") or {}
+
+    def log(self, step: int, **metrics: float) -> None:
+        """Append one line to metrics.jsonl and flush it. Values that are not finite are written as null.
+
+        Raises:
+            UserError: the disk is full; the file then ends with the last whole line.
+        """
+        values = {name: float(value) for name, value in metrics.items()}
+        line = {"step": step, **{name: value if math.isfinite(value) else None for name, value in values.items()}}
+        _append(self.path / "metrics.jsonl", f"{json.dumps(line)}\n".encode())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every line of metrics.jsonl, in order."""
+        return read_metrics(self.path)
+
+    def group_dir(self, step: int) -> Path:
+        """The folder for the pictures and texts of one step; it is made where it is missing."""
+        folder = self.path / "groups" / f"{step:06d}"
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def rewind(self, step: int) -> None:
+        """Forget what was recorded after `step`, the step of the checkpoint that the run goes on from.
+
+        Later metrics, later groups and the summary are removed, so that the resumed run writes them once.
+        """
+        kept = [line for line in self.metrics() if line["step"] <= step]
+        atomic_write(self.path / "metrics.jsonl", "".join(f"{json.dumps(line)}\n" for line in kept))
+        for folder in (self.path / "groups").glob("[0-9]*"):
+            if folder.name.isdigit() and int(folder.name) > step:
+                shutil.rmtree(folder)
+        (self.path / "done.json").unlink(missing_ok=True)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write done.json, whole or not at all: from here on the run counts as finished."""
+        atomic_write(self.path / "done.json", _json(summary))
+
+    def _begin(self, document: Mapping[str, Any]) -> None:
+        # config.json comes first: with it the directory is a run, and can be resumed.
+        atomic_write(self.path / "config.json", _json(document))
+        self._complete()
+
+    def _go_on(self, document: Mapping[str, Any]) -> None:
+        before = _read_json(self.path / "config.json")
+        if before is None:
+            raise UserError(f"{self.path} holds no run (no config.json); give --out another folder")
+        after = cast("dict[str, Any]", json.loads(_json(document)))
+        changed = changed_keys(before, after)
+        if changed:
+            raise UserError(
+                f"{self.path} was made with other settings ({', '.join(changed)}); "
+                "resume with the same settings, or give --out another folder"
+            )
+        self._complete()
+
+    def _complete(self) -> None:
+        """Make what is missing; a process killed at any point leaves a directory that this repairs."""
+        with disk_errors(self.path):
+            for folder in ("groups", "checkpoint"):
+                (self.path / folder).mkdir(exist_ok=True)
+            for entry in self.path.rglob("*"):
+                if is_temporary(entry) and entry.is_file():
+                    entry.unlink()
+        here = environment()
+        first = _read_json(self.path / "environment.json")
+        if first is not None:
+            first.setdefault("resumed", []).append(here)
+        atomic_write(self.path / "environment.json", _json(first or here))
+        metrics = self.path / "metrics.jsonl"
+        if metrics.exists():
+            _drop_partial_line(metrics)
+        else:
+            atomic_write(metrics, "")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run directory's metrics.jsonl, in order, without the unfinished last line of a killed process."""
+    file = path / "metrics.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None when there is no file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); give --out another folder") from error
+
+
+def _append(path: Path, line: bytes) -> None:
+    with disk_errors(path), path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, "short write")
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+def _drop_partial_line(path: Path) -> None:
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        atomic_write(path, data[: data.rfind(b"\n") + 1])

@@ -1,0 +1,186 @@
+"""The configuration of every stage: one class per section of a recipe, in the order in which the demo runs them.
+
+This file imports nothing heavy, so that a mistake in a recipe is reported before torch is loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from edit_r1.config import Config
+
+
+class WorldConfig(Config):
+    """`[world]`: how many scenes, edits and simulated preferences the built-in world makes."""
+
+    cold_start_edits: int = Field(default=4800, gt=0)
+    train_pairs: int = Field(default=800, gt=0)
+    test_pairs: int = Field(default=1000, gt=0)
+    heldout_pairs: int = Field(default=200, gt=0)
+    probe_edits: int = Field(default=64, gt=0)
+    editor_share: float = Field(default=0.15, ge=0, le=1)
+    """Share of the edits that the tiny editor makes; faults are drawn into the others."""
+    editor_steps: tuple[int, ...] = (3, 8)
+    """Sampling steps of that editor, drawn per edit: fewer steps, a weaker editor."""
+    label_noise: float = Field(default=0.1, ge=0, lt=0.5)
+    """Share of the training pairs that a simulated annotator labels the wrong way round; held-out pairs have none."""
+
+
+class SftConfig(Config):
+    """Settings of supervised fine-tuning."""
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(default=32, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup_share: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    checkpoint_every: int = Field(default=50, gt=0)
+
+
+class ColdStartConfig(SftConfig):
+    """`[cold_start]`: supervised fine-tuning of the verifier on selected traces (paper section 2)."""
+
+    steps: int = Field(default=150, gt=0)
+    learning_rate: float = Field(default=5e-4, gt=0)
+
+
+class GcpoConfig(Config):
+    """`[gcpo]`: group contrastive preference optimization of the verifier (paper section 3)."""
+
+    steps: int = Field(default=40, gt=0)
+    pairs_per_step: int = Field(default=16, gt=0)
+    traces: int = Field(default=8, gt=1)
+    """N: traces drawn for each image of a pair."""
+    clip: float = Field(default=0.2, gt=0)
+    learning_rate: float = Field(default=3e-5, gt=0)
+    warmup_steps: int = Field(default=2, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    max_tokens: int = Field(default=160, gt=0)
+    micro_batch: int = Field(default=64, gt=0)
+    checkpoint_every: int = Field(default=10, gt=0)
+    probe_every: int = Field(default=10, gt=0)
+
+
+class EditorGrpoConfig(Config):
+    """`[editor_grpo]`: reinforcement learning of the editor with the verifier as its reward (paper section 4)."""
+
+    steps: int = Field(default=30, gt=0)
+    prompts_per_step: int = Field(default=10, gt=0)
+    group_size: int = Field(default=8, gt=1)
+    """G: edits of one task that are compared with each other; the paper has 24."""
+    sample_steps: int = Field(default=6, gt=0)
+    sde_steps: tuple[int, ...] = Field(default=(1, 2), min_length=1)
+    """The sampling steps that are stochastic, and the only ones trained; see docs/flow.md on the first and the last."""
+    noise_level: float = Field(default=0.9, gt=0)
+    shared_noise: bool = False
+    """Whether a group starts from the same noise, so that its members differ by the stochastic steps alone."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    updates_per_rollout: int = Field(default=1, gt=0)
+    lora_rank: int = Field(default=16, gt=0)
+    lora_alpha: float = Field(default=32.0, gt=0)
+    beta: float = Field(default=0.04, ge=0)
+    """Weight of the KL to the frozen base, with the same reduction as the log-probability; 0 leaves it out."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Of log-probability and KL over the latent dimensions; the clip range goes with it."""
+    clip: float = Field(default=1e-4, gt=0)
+    advantage_clip: float = Field(default=5.0, gt=0)
+    advantage_eps: float = Field(default=1e-4, gt=0)
+    """Added to the standard deviation of a group's scores, which are in [0, 10]."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    ema_decay: float = Field(default=0.9, ge=0, lt=1)
+    micro_batch: int = Field(default=40, gt=0)
+    """Edits that pass through the editor together, in the rollout and in the update alike."""
+    template: str = "compact"
+    traces: int = Field(default=1, gt=0)
+    """Traces of the verifier per edit; the reward is the mean score of those that can be read."""
+    temperature: float = Field(default=1.0, ge=0)
+    max_tokens: int = Field(default=160, gt=0)
+    verify_batch: int = Field(default=128, gt=0)
+    probe_every: int = Field(default=10, gt=0)
+    probe_tasks: int = Field(default=48, gt=0)
+    probe_steps: int = Field(default=8, gt=0)
+    """Steps of the deterministic sampling that the probe judges."""
+    checkpoint_every: int = Field(default=5, gt=0)
+    groups_every: int = Field(default=5, gt=0)
+    """How often the best and the worst group are recorded with their images."""
+
+    @field_validator("sde_steps")
+    @classmethod
+    def _within(cls, window: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        last = info.data.get("sample_steps", max(window) + 1) - 1
+        if not all(0 <= step <= last for step in window) or len(set(window)) < len(window):
+            raise ValueError(f"must be different steps within 0..{last}, for sample_steps is {last + 1}")
+        return tuple(sorted(window))
+
+
+class EvaluateConfig(Config):
+    """`[evaluate]`: how many held-out pairs, tasks and traces both evaluations use."""
+
+    pairs: int = Field(default=1000, gt=0)
+    heldout_pairs: int = Field(default=200, gt=0)
+    traces: int = Field(default=4, gt=0)
+    temperature: float = Field(default=1.0, ge=0)
+    max_tokens: int = Field(default=160, gt=0)
+    batch_size: int = Field(default=128, gt=0)
+    tasks: int = Field(default=300, gt=0)
+    editor_steps: int = Field(default=8, gt=0)
+    examples: int = Field(default=8, gt=0)
+
+
+class TinySize(Config):
+    """Size of a tiny verifier; the classes are those of Qwen3-VL."""
+
+    hidden: int = 160
+    layers: int = 4
+    heads: int = 5
+    kv_heads: int = 1
+    vision_hidden: int = 128
+    vision_layers: int = 3
+    patch: int = 8
+
+
+class PretrainVerifierConfig(SftConfig):
+    """`[pretrain_verifier]`: how the shipped tiny verifier base was made.
+
+    The shares are of the samples after the first `describe_only` of training; the rest are observations.
+    """
+
+    steps: int = Field(default=4600, gt=0)
+    batch_size: int = Field(default=16, gt=0)
+    checkpoint_every: int = Field(default=250, gt=0)
+    size: TinySize = TinySize()
+    describe_only: float = Field(default=0.25, ge=0, le=1)
+    describe: float = Field(default=0.25, ge=0, le=1)
+    compare: float = Field(default=0.25, ge=0, le=1)
+
+
+class PretrainEditorConfig(Config):
+    """`[pretrain_editor]`: how the shipped tiny editor base was made."""
+
+    vae_steps: int = Field(3000, ge=1)
+    vae_batch: int = Field(8, ge=1)
+    vae_learning_rate: float = Field(2e-3, gt=0)
+    vae_l1_weight: float = Field(0.1, ge=0)
+    vae_kl_weight: float = Field(1e-4, ge=0)
+    steps: int = Field(3000, ge=1)
+    batch: int = Field(32, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup_steps: int = Field(100, ge=0)
+    decay_share: float = Field(0.3, ge=0, le=1)
+    """The last share of the steps, over which the rate falls."""
+    ema_decay: float = Field(0.998, ge=0, lt=1)
+    right_share: float = Field(0.6, ge=0, le=1)
+    """Share of training edits that do what was asked; the rest have a fault."""
+    word_noise: float = Field(0.1, ge=0, le=1)
+    """Chance that a word without a value (a verb, say) becomes another."""
+    guidance: float = 2.5
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    sampling_steps: int = Field(10, ge=1)
+    log_every: int = Field(10, ge=1)
+    checkpoint_every: int = Field(250, ge=1)
+    evaluation_tasks: int = Field(100, ge=1)
+    test_tasks: int = Field(400, ge=1)

@@ -1,0 +1,60 @@
+"""Cold start (paper section 2): several imperfect teachers write a text for each edit, gold picks the best, SFT on what was kept.
+
+In the built-in world the teachers are simulated and gold is the oracle.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from edit_r1 import assets
+from edit_r1.data.gold import truth_of
+from edit_r1.data.make_world import EDITS
+from edit_r1.data.store import JudgedEdit, read_edits
+from edit_r1.runs.run import Run
+from edit_r1.stages import ColdStartConfig
+from edit_r1.training.sft import example, fine_tune
+from edit_r1.verifier.prompting import build_prompt
+from edit_r1.verifier.tiny import load_verifier_model
+from edit_r1.verifier.trace import format_trace
+from edit_r1.world.tasks import world_task
+from edit_r1.world.teachers import TEACHERS, agreement, select, teach
+
+
+def selected_traces(edits: Iterator[JudgedEdit], seed: int, statistics: Counter[str]) -> Iterator[dict[str, Any]]:
+    """One SFT row per edit: the kept text. `statistics` counts who was kept, and the checks kept right and in all."""
+    rng = np.random.default_rng([seed, 7])
+    for judged in edits:
+        task = world_task(judged.edit.task)
+        truth = truth_of(judged.edit, judged.truth)
+        gold = [finding.met for finding in truth.findings]
+        lessons = [teach(rng, teacher, task, truth) for teacher in TEACHERS]
+        kept = lessons[select(lessons, gold)]
+        statistics[kept.teacher] += 1
+        statistics["checks"] += len(gold)
+        statistics["right"] += round(agreement(kept.checks, gold) * len(gold))
+        record = judged.edit.task
+        prompt = build_prompt(record, judged.edit.image, record.principles)
+        yield example(record.source, judged.edit.image, prompt.text, format_trace(kept.checks, kept.score))
+
+
+def run(config: ColdStartConfig, *, data: Path, model: Path | None, out: Path, seed: int, resume: bool) -> None:
+    """Fine-tune the verifier in `model` (the shipped base by default) on the edits in `data`; the result is `out/model`."""
+    folder = Run.open(out, config, resume, inputs={"seed": seed, "data": str(data), "model": str(model)})
+    if folder.done is not None:
+        return
+    torch.manual_seed(seed)
+    verifier, processor = load_verifier_model(model or assets.VERIFIER)
+    statistics: Counter[str] = Counter()
+    rows = list(selected_traces(read_edits(data / EDITS), seed, statistics))
+    fine_tune(verifier, processor, Dataset.from_list(rows), config, folder, "Cold start", seed=seed, resume=resume)
+    verifier.save_pretrained(out / "model")
+    processor.save_pretrained(out / "model")
+    folder.finish({"traces": len(rows), **statistics})

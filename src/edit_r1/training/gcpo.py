@@ -1,0 +1,232 @@
+"""GCPO, Group Contrastive Preference Optimization (paper section 3), on TRL's `GRPOTrainer`.
+
+For each preference pair the policy writes N traces of the winner and N of the loser. A trace earns the share of the other
+group that it is on the right side of; advantages are centred within each group, with no standard deviation and no KL term.
+
+Shapes: P pairs, N traces. The rows of a generation batch are ordered [P, 2, N], winner before loser.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import PrinterCallback
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import RepeatSampler
+
+from edit_r1.data.gold import check_agreement, gold_checks
+from edit_r1.data.make_world import PROBE, TRAIN_PAIRS
+from edit_r1.data.store import JudgedEdit, JudgedPair, read_edits, read_pairs
+from edit_r1.files import disk_errors
+from edit_r1.records import Failure, Principle, Provenance
+from edit_r1.runs.progress import track
+from edit_r1.runs.run import Run
+from edit_r1.stages import GcpoConfig
+from edit_r1.training.sft import RunLog, last_checkpoint
+from edit_r1.verifier.engines.transformers_engine import TransformersEngine
+from edit_r1.verifier.prompting import build_prompt
+from edit_r1.verifier.tiny import load_verifier_model
+from edit_r1.verifier.trace import parse_trace
+from edit_r1.verifier.verifier import Verifier
+
+
+def contrast(scores_P2N: Tensor) -> Tensor:
+    """Inter-group rewards (paper section 3): [P, 2, N] scores, winner first, to [P, 2, N] rewards in [0, 1].
+
+    r^w_j = share of the loser's readable traces that winner trace j scores strictly above; r^l_j = share of the winner's
+    readable traces that score strictly above loser trace j. NaN marks a Failure: it earns 0 and is not counted among its
+    opponents' N. (Ours: the paper does not say how an unreadable trace counts.) Without a readable opponent a trace earns 0.
+    """
+    winner, loser = scores_P2N[:, 0], scores_P2N[:, 1]
+    above = winner[:, :, None] > loser[:, None, :]  # [P, N winner, N loser]; False wherever a NaN is
+    readable_winner, readable_loser = (~winner.isnan()).sum(1), (~loser.isnan()).sum(1)
+    reward_winner = above.sum(2) / readable_loser.clamp(min=1)[:, None]
+    reward_loser = above.sum(1) / readable_winner.clamp(min=1)[:, None]
+    return torch.stack([reward_winner, reward_loser], 1)
+
+
+def centred(rewards_P2N: Tensor) -> Tensor:
+    """Intra-group advantages (paper section 3): rewards less the mean of their own group; no standard deviation.
+
+    TRL's `scale_rewards="none"` computes the same; a test holds the two together.
+    """
+    return rewards_P2N - rewards_P2N.mean(-1, keepdim=True)
+
+
+class PairSampler(Sampler[int]):
+    """Rows 2p (winner) and 2p + 1 (loser) of a pair, N times each and side by side, so that both are in one generation batch.
+
+    `pairs` wraps TRL's own order of prompts (shuffling, repetition over iterations), here over pairs.
+    """
+
+    def __init__(self, pairs: RepeatSampler, traces: int) -> None:
+        self._pairs, self._traces = pairs, traces
+
+    def __iter__(self) -> Iterator[int]:
+        for pair in self._pairs:
+            for row in (2 * pair, 2 * pair + 1):
+                yield from [row] * self._traces
+
+    def __len__(self) -> int:
+        return 2 * self._traces * len(self._pairs)
+
+
+class GcpoTrainer(GRPOTrainer):
+    """TRL's trainer with what GCPO needs beside it: pairs that stay together, and scores contrasted over gathered groups."""
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> Sampler[int]:
+        data = dataset if dataset is not None else self.train_dataset
+        pairs = RepeatSampler(
+            data_source=range(len(data) // 2),  # pyright: ignore[reportArgumentType]  (only its length is used)
+            mini_repeat_count=1,
+            batch_size=self.args.generation_batch_size // (2 * self.num_generations),
+            repeat_count=self.num_iterations * self.args.steps_per_generation,
+            shuffle=True,
+            seed=self.args.seed,
+        )
+        return PairSampler(pairs, self.num_generations)
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        scores: Tensor = super()._calculate_rewards(*args, **kwargs)  # gathered over processes, NaN for a Failure
+        grouped = scores[:, 0].view(-1, 2, self.num_generations)
+        rewards = contrast(grouped)
+        for name, value in group_metrics(grouped, rewards).items():
+            self._metrics["train"][name].append(value)
+        return rewards.view(-1, 1)
+
+
+def group_metrics(scores_P2N: Tensor, rewards_P2N: Tensor) -> dict[str, float]:
+    """What a generation batch tells: accuracy of trace means on its own (noisy) labels, ties, failures, share with signal."""
+    means = scores_P2N.nanmean(-1)
+    margin = means[:, 0] - means[:, 1]
+    known = ~margin.isnan()
+    return {
+        "pair_accuracy": ((margin > 0) & known).float().mean().item(),
+        "pair_ties": (~known | (margin == 0)).float().mean().item(),
+        "failure_rate": scores_P2N.isnan().float().mean().item(),
+        "signal_share": (centred(rewards_P2N).abs().amax((1, 2)) > 0).float().mean().item(),
+    }
+
+
+def pair_rows(pairs: Iterator[JudgedPair]) -> Iterator[dict[str, Any]]:
+    """Two rows per decided pair, winner then loser, with the prompt and the number of principles to parse by."""
+    for judged in pairs:
+        preference = judged.preference
+        if preference.choice == "same":
+            continue
+        both = (preference.first, preference.second)
+        for edit in both if preference.choice == "first" else both[::-1]:
+            prompt = build_prompt(edit.task, edit.image, edit.task.principles)
+            yield {
+                "images": list(prompt.images),
+                "prompt": [{"role": "user", "content": prompt.text}],
+                "questions": [p.question for p in edit.task.principles],
+            }
+
+
+_UNKNOWN = Provenance("policy", "", "", "", 0)
+
+
+def trace_score(text: str, questions: list[str]) -> float | None:
+    """The trace's own score, or None for a Failure."""
+    verdict = parse_trace(text, [Principle(q, "follow") for q in questions], _UNKNOWN)
+    return None if isinstance(verdict, Failure) else verdict.score
+
+
+def score_reward(completions: list[Any], questions: list[list[str]], **_: Any) -> list[float | None]:
+    """TRL's reward function: raw scores, which the trainer then contrasts."""
+    texts = [completion[0]["content"] for completion in completions]
+    return [trace_score(text, asked) for text, asked in zip(texts, questions, strict=True)]
+
+
+class ProbeLog(RunLog):
+    """Also measures the checks on a fixed probe set: the reasoning must not rot while the score improves."""
+
+    def __init__(self, *args: Any, probe: list[JudgedEdit], every: int, verifier: Verifier) -> None:
+        super().__init__(*args)
+        self._probe, self._every, self._verifier = probe, every, verifier
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure every `every` steps."""
+        super().on_step_end(args, state, control, **kwargs)
+        if state.global_step % self._every == 0:
+            judgements = self._verifier.score([judged.edit for judged in self._probe], traces=2, seed=0)
+            gold = [gold_checks(judged.edit, judged.truth) for judged in self._probe]
+            self._run.log(state.global_step, probe_check_accuracy=check_agreement(judgements, gold))
+
+
+def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, resume: bool) -> None:
+    """Train the verifier in `model` on the pairs in `data`; the result is `out/model`."""
+    folder = Run.open(out, config, resume, inputs={"seed": seed, "data": str(data), "model": str(model)})
+    if folder.done is not None:
+        return
+    torch.manual_seed(seed)
+    policy, processor = load_verifier_model(model)
+    dataset = Dataset.from_list(list(pair_rows(read_pairs(data / TRAIN_PAIRS))))
+    checkpoints = out / "trainer"
+    last = last_checkpoint(checkpoints) if resume else None
+    done = int(last.name.split("-")[1]) if last else 0
+    folder.rewind(done)
+    engine = TransformersEngine(policy, processor, name=str(model), batch_size=128)
+    verifier = Verifier(engine, max_tokens=config.max_tokens)
+    with track("GCPO", total=config.steps, start=done) as bar:
+        probe = list(read_edits(data / PROBE))
+        trainer = GcpoTrainer(
+            model=policy,
+            reward_funcs=score_reward,
+            args=_arguments(config, checkpoints, seed),
+            train_dataset=dataset,
+            processing_class=processor,
+            callbacks=[ProbeLog(folder, bar, probe=probe, every=config.probe_every, verifier=verifier)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        with disk_errors(checkpoints):
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
+    policy.save_pretrained(out / "model")
+    processor.save_pretrained(out / "model")
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    folder.finish({"pairs": len(dataset) // 2, "steps": config.steps})
+
+
+def _arguments(config: GcpoConfig, out: Path, seed: int) -> GRPOConfig:
+    rows = 2 * config.pairs_per_step * config.traces
+    micro_batches = max(1, rows // config.micro_batch)
+    return GRPOConfig(
+        output_dir=str(out),
+        max_steps=config.steps,
+        per_device_train_batch_size=rows // micro_batches,
+        gradient_accumulation_steps=micro_batches,
+        steps_per_generation=micro_batches,
+        num_generations=config.traces,
+        num_iterations=1,
+        temperature=config.temperature,
+        max_completion_length=config.max_tokens,
+        epsilon=config.clip,
+        beta=0.0,
+        loss_type="grpo",
+        scale_rewards="none",
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=config.warmup_steps,
+        max_grad_norm=config.max_grad_norm,
+        weight_decay=0.0,
+        save_steps=config.checkpoint_every,
+        save_total_limit=1,
+        logging_steps=1,
+        seed=seed,
+        data_seed=seed,
+        bf16=False,
+        gradient_checkpointing=False,
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )

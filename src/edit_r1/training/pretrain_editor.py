@@ -1,0 +1,359 @@
+"""How the shipped tiny editor was made: a VAE, then flow matching on edits as noisy as real edit data are.
+
+A share of the targets misses what was asked (`NoisyEdits`), so the base learns a mixture of right and wrong edits:
+good enough to be worth judging, and with modes from which reinforcement learning can choose. Ours; not in the paper.
+
+Shapes: B batch, L latent tokens of D numbers, C H W image.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import Tensor, nn
+
+from edit_r1.editors.base import Conditioning, edit
+from edit_r1.editors.kontext import KontextEditor
+from edit_r1.editors.tiny import TinyEditorSize, build_tiny_kontext
+from edit_r1.runs.checkpoint import (
+    flatten_state,
+    load_checkpoint,
+    rng_state,
+    save_checkpoint,
+    set_rng_state,
+    unflatten_state,
+)
+from edit_r1.runs.progress import track
+from edit_r1.runs.run import Run
+from edit_r1.stages import PretrainEditorConfig
+from edit_r1.world.faults import HELDOUT_FAULT, SCENE_FAULTS, faulty_scene
+from edit_r1.world.oracle import read_images
+from edit_r1.world.render import Array, render
+from edit_r1.world.scene import ATTRIBUTES, FRAME, PLACES, Split, pick, sample_scene
+from edit_r1.world.tasks import WorldTask, generator, judge_edits, sample_task, split_of_scene
+from edit_r1.world.words import vocabulary
+
+_FAULTS = tuple(fault for fault in SCENE_FAULTS if fault != HELDOUT_FAULT)
+_VALUES = frozenset(
+    word.lower() for words in (*ATTRIBUTES.values(), *FRAME.values(), PLACES, tuple(FRAME)) for word in words
+)
+_EVALUATION_SEED = 1
+
+# --- the algorithm -------------------------------------------------------------------------------------------------
+
+
+def vae_loss(vae: nn.Module, images: Tensor, l1_weight: float, kl_weight: float) -> tuple[Tensor, dict[str, float]]:
+    """Reconstruction (mean square and absolute error per number, pixels in [0, 1]) plus KL per latent number.
+
+    Args:
+        vae: an AutoencoderKL.
+        images: [B, 3, H, W] in [-1, 1].
+        l1_weight: weight of the absolute error.
+        kl_weight: weight of the KL; small: it only keeps latents from growing and the decoder used to a little noise.
+    """
+    posterior = vae.encode(images).latent_dist  # type: ignore[operator]
+    decoded = vae.decode(posterior.sample()).sample  # type: ignore[operator]
+    error = (decoded - images) / 2
+    mse = error.square().mean()
+    kl = posterior.kl().mean() / posterior.mean[0].numel()
+    loss = mse + l1_weight * error.abs().mean() + kl_weight * kl
+    return loss, {"rms": float(mse.detach().sqrt()), "kl": float(kl.detach())}
+
+
+def flow_matching_loss(
+    editor: KontextEditor, target: Tensor, conditioning: Conditioning, shift: float, noise: torch.Generator
+) -> Tensor:
+    """Mean squared error of the velocity at random noise levels: |v(x_t) - (x_1 - x_0)|^2 with x_t = (1 - t) x_0 + t x_1.
+
+    t is uniform, moved towards noise by the schedule's own shift e: t -> e t / (1 + (e - 1) t). The guidance that the
+    transformer is told is random in [1, 5], one value per batch: there is nothing to distil here, and the editor must not
+    mind which value a user gives.
+    """
+    told, editor.guidance = editor.guidance, 1 + 4 * float(torch.rand((), generator=noise))
+    uniform = torch.rand(len(target), generator=noise)
+    sigma_B = shift * uniform / (1 + (shift - 1) * uniform)
+    ends = torch.randn(target.shape, generator=noise)
+    latents = target + sigma_B[:, None, None] * (ends - target)
+    velocity = editor.velocity(latents, sigma_B, conditioning)
+    editor.guidance = told
+    return (velocity.float() - (ends - target)).square().mean()
+
+
+class NoisyEdits:
+    """An endless stream of (task, target image, words): a share of right edits, the rest with a fault of the scene."""
+
+    def __init__(self, rng: Generator, right_share: float, word_noise: float) -> None:
+        self.rng = rng
+        self.right_share = right_share
+        self.word_noise = word_noise
+        self._words = vocabulary()
+
+    def draw(self, count: int) -> list[tuple[WorldTask, Array, str]]:
+        """The next examples."""
+        return [self._one() for _ in range(count)]
+
+    def _one(self) -> tuple[WorldTask, Array, str]:
+        task = sample_task(self.rng, "train")
+        if self.rng.random() < self.right_share:
+            shown = task.operation.apply(task.scene)
+        else:
+            shown = faulty_scene(self.rng, task.scene, task.operation, pick(self.rng, _FAULTS))
+        return task, render(shown), self._garble(task.instruction)
+
+    def _garble(self, instruction: str) -> str:
+        """Some words that carry no value become other words, so that new phrasings are no shock."""
+        words = instruction.split()
+        for place, word in enumerate(words):
+            if word.lower() not in _VALUES and self.rng.random() < self.word_noise:
+                words[place] = pick(self.rng, self._words).strip() or word
+        return " ".join(words)
+
+
+class Ema:
+    """Exponential moving average of parameters, warmed up as min(decay, (1 + n) / (10 + n))."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
+        self.parameters = list(parameters)
+        self.shadow = [parameter.detach().clone() for parameter in self.parameters]
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move towards the parameters after update number `step` (from 0)."""
+        rate = 1 - min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.shadow, [parameter.data for parameter in self.parameters], rate)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the average and the parameters; a second call undoes the first."""
+        for shadow, parameter in zip(self.shadow, self.parameters, strict=True):
+            held = parameter.detach().clone()
+            parameter.copy_(shadow)
+            shadow.copy_(held)
+
+
+def learning_rate(step: int, steps: int, warmup: int, decay_share: float) -> float:
+    """Factor on the peak rate: linear warm-up, constant, then a cosine to 1% over the last `decay_share` of the steps."""
+    begin = steps * (1 - decay_share)
+    done = max(0.0, (step - begin) / max(1.0, steps - begin))
+    return min(1.0, (step + 1) / max(1, warmup)) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+# --- measurements --------------------------------------------------------------------------------------------------
+
+
+def sample_images(rng: Generator, count: int, split: Split) -> Array:
+    """Clean images of random scenes of a split, [count, 64, 64, 3] in [0, 1]."""
+    images: list[Array] = []
+    while len(images) < count:
+        scene = sample_scene(rng)
+        if split_of_scene(scene) == split:
+            images.append(render(scene))
+    return np.stack(images)
+
+
+@torch.no_grad()
+def reconstruction_metrics(vae: Any, count: int) -> dict[str, float]:
+    """On scenes of the validation split: residual (RMS in [0, 1], mean and 95th percentile) and the share read back exactly."""
+    images = sample_images(generator(_EVALUATION_SEED, "val"), count, "val")
+    decoded = [vae.decode(vae.encode(part).latent_dist.mode()).sample for part in _to_model(images).split(64)]
+    again = (torch.cat(decoded) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    again = np.round(again * 255) / 255
+    rms = np.sqrt(((again - images) ** 2).mean((1, 2, 3)))
+    pairs = zip(read_images(again), read_images(images), strict=True)
+    exact = [read.scene == true.scene and not read.defects for read, true in pairs]
+    return {
+        "vae_rms": float(rms.mean()),
+        "vae_rms_p95": float(np.quantile(rms, 0.95)),
+        "vae_read_back": float(np.mean(exact)),
+    }
+
+
+def edit_metrics(editor: KontextEditor, split: Split, count: int, steps: int, seed: int) -> dict[str, float]:
+    """Oracle truth of sampled edits: success, the share of principles met by category, and the share of untouched copies."""
+    rng = generator(_EVALUATION_SEED, split)
+    tasks = [sample_task(rng, split) for _ in range(count)]
+    images = edit(editor, [task.record() for task in tasks], steps, seed)
+    truths = judge_edits(tasks, images.permute(0, 2, 3, 1).numpy())
+    metrics = {
+        "oracle_success": float(np.mean([truth.success for truth in truths])),
+        "noop_rate": float(np.mean([truth.noop for truth in truths])),
+        "residual": float(np.mean([truth.reading.residual for truth in truths])),
+    }
+    for category in ("follow", "keep", "quality"):
+        met = [
+            finding.met
+            for task, truth in zip(tasks, truths, strict=True)
+            for claim, finding in zip(task.claims, truth.findings, strict=True)
+            if claim.principle.category == category
+        ]
+        metrics[f"oracle_{category}"] = float(np.mean(met))
+    return metrics
+
+
+# --- the loops -----------------------------------------------------------------------------------------------------
+
+
+def run(config: PretrainEditorConfig, *, out: Path, seed: int = 0, resume: bool = False) -> None:
+    """Train both stages and write the editor into `out/editor`, with `metrics.json` beside its parts."""
+    record = Run.open(out, config, resume, inputs={"seed": seed})
+    if record.done is not None:
+        return
+    began = time.monotonic()
+    torch.manual_seed(seed)
+    pipeline: Any = build_tiny_kontext(TinyEditorSize(), vocabulary())
+    metrics = train_vae(pipeline.vae, config, record, seed)
+    editor = KontextEditor(pipeline, guidance=config.guidance, name="tiny-kontext")
+    train_flow(editor, config, record, seed)
+    editor.save(str(out / "editor"))
+    metrics |= edit_metrics(editor, "test", config.test_tasks, config.sampling_steps, seed)
+    record.finish(metrics | {"seconds": time.monotonic() - began, "seed": seed})
+
+
+def train_vae(vae: Any, config: PretrainEditorConfig, record: Run, seed: int) -> dict[str, float]:
+    """Stage one: reconstruct clean scenes, then set the scale and the shift that give latents mean 0 and variance 1."""
+    done = record.path / "checkpoint" / "vae.safetensors"
+    if done.is_file():
+        tensors, state = load_checkpoint(done)
+        vae.load_state_dict(tensors)
+        vae.register_to_config(**state["latents"])
+        return state["metrics"]
+    rng = generator(seed, "train")
+    optimizer = torch.optim.AdamW(vae.parameters(), config.vae_learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    vae.to(memory_format=torch.channels_last)
+    with track("VAE", config.vae_steps) as bar:
+        for step in range(config.vae_steps):
+            _set_rate(optimizer, config.vae_learning_rate * learning_rate(step, config.vae_steps, 100, 1.0))
+            images = _to_model(sample_images(rng, config.vae_batch, "train"))
+            loss, metrics = vae_loss(vae, images, config.vae_l1_weight, config.vae_kl_weight)
+            _update(optimizer, loss)
+            bar.advance(**metrics)
+            if step % config.log_every == 0:
+                record.log(step - config.vae_steps, **metrics)
+    latents = latent_statistics(vae, sample_images(rng, 256, "train"))
+    vae.register_to_config(**latents)
+    metrics = reconstruction_metrics(vae, config.evaluation_tasks)
+    save_checkpoint(done, vae.state_dict(), {"latents": latents, "metrics": metrics})
+    return metrics
+
+
+@torch.no_grad()
+def latent_statistics(vae: Any, images: Array) -> dict[str, float]:
+    """The shift and the scale that give latents mean 0 and variance 1, as the configuration of a VAE names them."""
+    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in _to_model(images).split(64)])
+    return {"shift_factor": float(latents.mean()), "scaling_factor": float(1 / latents.std())}
+
+
+def train_flow(editor: KontextEditor, config: PretrainEditorConfig, record: Run, seed: int) -> None:
+    """Stage two: transformer and text encoders, jointly; leaves the average of the weights in the editor."""
+    modules = nn.ModuleList([editor.transformer, editor.pipeline.text_encoder, editor.pipeline.text_encoder_2])
+    modules.requires_grad_(True)
+    parameters = list(modules.parameters())
+    optimizer = torch.optim.AdamW(parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    ema = Ema(parameters, config.ema_decay)
+    rng, noise = np.random.default_rng([seed, 100]), torch.Generator().manual_seed(seed)
+    stream = NoisyEdits(rng, config.right_share, config.word_noise)
+    state = _State(modules, optimizer, ema, {"data": rng, "noise": noise}, record)
+    sigmas = editor.sigmas(2)
+    shift = float(sigmas[1] / (1 - sigmas[1]))
+    start = state.load()
+    with track("Flow matching", config.steps, start=start) as bar:
+        for step in range(start, config.steps):
+            rate = learning_rate(step, config.steps, config.warmup_steps, config.decay_share)
+            _set_rate(optimizer, config.learning_rate * rate)
+            with _precision(config.precision):
+                target, conditioning = encode_batch(editor, stream, config.batch)
+                loss = flow_matching_loss(editor, target, conditioning, shift, noise)
+            norm = _update(optimizer, loss)
+            ema.update(step)
+            bar.advance(loss=float(loss.detach()))
+            if (step + 1) % config.log_every == 0:
+                record.log(step + 1, loss=float(loss.detach()), gradient_norm=norm)
+            if (step + 1) % config.checkpoint_every == 0:
+                state.save(step + 1)
+                _look(editor, ema, config, record, step + 1, seed)
+    ema.swap()
+    modules.requires_grad_(False)
+
+
+def encode_batch(editor: KontextEditor, stream: NoisyEdits, count: int) -> tuple[Tensor, Conditioning]:
+    """Target latents [B, L, D] and the conditioning of the next examples; gradients flow to the text encoders."""
+    examples = stream.draw(count)
+    images = np.stack([render(task.scene) for task, _, _ in examples] + [target for _, target, _ in examples])
+    source, target = editor.encode_images(_to_model(images)).float().chunk(2)
+    text, pooled = editor.encode_text([words for _, _, words in examples])
+    return target, Conditioning(text, pooled, source)
+
+
+class _State:
+    """Everything that a resumed run needs: weights, optimiser, average, randomness and step."""
+
+    def __init__(self, modules: nn.Module, optimizer: Any, ema: Ema, generators: dict[str, Any], record: Run) -> None:
+        self.modules, self.optimizer, self.ema = modules, optimizer, ema
+        self.generators, self.record = generators, record
+
+    def save(self, step: int) -> None:
+        tensors, optimizer = flatten_state(self.optimizer.state_dict(), "optimizer")
+        tensors |= {f"model.{name}": tensor for name, tensor in self.modules.state_dict().items()}
+        tensors |= {f"ema.{place}": tensor for place, tensor in enumerate(self.ema.shadow)}
+        random, state = rng_state(self.generators)
+        save_checkpoint(self.record.checkpoint, tensors | random, {"step": step, "optimizer": optimizer, **state})
+
+    def load(self) -> int:
+        if not self.record.checkpoint.is_file():
+            return 0
+        tensors, state = load_checkpoint(self.record.checkpoint)
+        own = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+        self.modules.load_state_dict(own)
+        self.optimizer.load_state_dict(unflatten_state(tensors, state["optimizer"]))
+        for place, shadow in enumerate(self.ema.shadow):
+            shadow.copy_(tensors[f"ema.{place}"])
+        set_rng_state(tensors, state, self.generators)
+        self.record.rewind(state["step"])
+        return state["step"]
+
+
+def _look(editor: KontextEditor, ema: Ema, config: PretrainEditorConfig, record: Run, step: int, seed: int) -> None:
+    """Judge the averaged weights, and keep them: early ones are the weaker editors that verifiers learn from."""
+    ema.swap()
+    try:
+        metrics = edit_metrics(editor, "val", config.evaluation_tasks, config.sampling_steps, seed)
+        editor.save(str(record.path / "editors" / f"{step:06d}"))
+    finally:
+        ema.swap()
+    record.log(step, **metrics)
+
+
+def _to_model(images: Array) -> Tensor:
+    """[B, H, W, 3] in [0, 1] to [B, 3, H, W] in [-1, 1], the channels kept last in memory (faster on a CPU)."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2) * 2 - 1
+
+
+def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
+    """One step with gradients clipped to norm 1; returns the norm before."""
+    optimizer.zero_grad()
+    loss.backward()
+    parameters: Iterator[Tensor] = (p for group in optimizer.param_groups for p in group["params"])
+    norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    return float(norm)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _precision(name: str) -> AbstractContextManager[Any]:
+    """bfloat16 products where the processor has them and `auto` allows it: without, they are many times slower."""
+    if name == "bfloat16" or (name == "auto" and torch.cpu._is_avx512_bf16_supported()):
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+    return nullcontext()

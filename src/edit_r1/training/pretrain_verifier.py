@@ -1,0 +1,116 @@
+"""Pretraining of the tiny verifier: to see, and to compare, before it is asked to judge.
+
+Measured: verdicts alone teach nothing; dense descriptions teach to see; evidence beside every check teaches to compare. The base
+knows no verdict and no score: `yes`, `no` and `<score>` never occur here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import IterableDataset
+from numpy.random import Generator
+
+from edit_r1.runs.run import Run
+from edit_r1.stages import PretrainVerifierConfig
+from edit_r1.training.sft import example, fine_tune
+from edit_r1.verifier.engines.transformers_engine import TransformersEngine
+from edit_r1.verifier.prompting import Prompt
+from edit_r1.verifier.tiny import build_processor, build_tiny_qwen
+from edit_r1.world.defects import DEFECTS, soften
+from edit_r1.world.faults import candidate, draw_faults
+from edit_r1.world.oracle import Reading
+from edit_r1.world.principles import cell_evidence, frame_evidence
+from edit_r1.world.render import to_image
+from edit_r1.world.scene import FRAME, PLACES, Scene, Split
+from edit_r1.world.tasks import Truth, generator, sample_task
+from edit_r1.world.words import vocabulary
+
+_SOFTENED = 0.5  # share of edited images with the small flaws of a decoder, which do not count
+
+
+def describe_scene(scene: Scene) -> str:
+    """Every cell and the frame in words."""
+    cells = [f"{place} {thing or 'none'}" for place, thing in zip(PLACES, scene.cells, strict=True)]
+    return " ".join([*cells, *(f"{key} {scene.frame(key)}" for key in FRAME)])
+
+
+def describe(source: Scene, reading: Reading) -> str:
+    """Both images in words, and the defects of the second."""
+    defects = " ".join(d for d in DEFECTS if d in reading.defects) or "clean"
+    return f"source {describe_scene(source)}\nedited {describe_scene(reading.scene)} {defects}"
+
+
+def compare(source: Scene, reading: Reading) -> str:
+    """Every cell and the frame before and after."""
+    lines = [cell_evidence(i, source, reading.scene) for i in range(4)]
+    return "\n".join([*lines, *(frame_evidence(key, source, reading.scene) for key in FRAME)])
+
+
+def observe(truth: Truth) -> str:
+    """The evidence for every principle, without a verdict."""
+    return "\n".join(f"[{k}] {finding.evidence}" for k, finding in enumerate(truth.findings, 1))
+
+
+def lesson(rng: Generator, kind: str, split: Split = "train") -> dict[str, Any]:
+    """One sample of a kind: `describe`, `compare` or `observe`."""
+    task = sample_task(rng, split)
+    drawn = candidate(rng, task.scene, task.operation, draw_faults(rng))
+    truth = task.judge(Reading(drawn.scene, drawn.defects, residual=0.0))
+    if kind == "describe":
+        prompt, text = "describe", describe(task.scene, truth.reading)
+    elif kind == "compare":
+        prompt, text = "compare", compare(task.scene, truth.reading)
+    else:
+        questions = [f"[{k}] {claim.principle.question}" for k, claim in enumerate(task.claims, 1)]
+        prompt, text = "\n".join([f"observe {task.instruction}", *questions]), observe(truth)
+    image = soften(drawn.image, rng) if rng.random() < _SOFTENED else drawn.image
+    return example(task.record().source, to_image(image), prompt, text)
+
+
+def lessons(config: PretrainVerifierConfig, seed: int) -> Iterator[dict[str, Any]]:
+    """The stream of samples: only descriptions at first, then all three kinds."""
+    rng = generator(seed, "train")
+    total = config.steps * config.batch_size
+    for index in range(total):
+        draw = rng.random()
+        if index < config.describe_only * total or draw < config.describe:
+            kind = "describe"
+        else:
+            kind = "compare" if draw < config.describe + config.compare else "observe"
+        yield lesson(rng, kind)
+
+
+def run(config: PretrainVerifierConfig, *, out: Path, seed: int, resume: bool) -> None:
+    """Train a tiny verifier base from nothing; the result is `out/model`, with its measurement in `done.json`."""
+    folder = Run.open(out, config, resume, inputs={"seed": seed})
+    if folder.done is not None:
+        return
+    torch.manual_seed(seed)
+    processor = build_processor(vocabulary(), config.size.patch)
+    model = build_tiny_qwen(config.size, processor.tokenizer)
+    stream = IterableDataset.from_generator(lessons, gen_kwargs={"config": config, "seed": seed})
+    fine_tune(model, processor, stream, config, folder, "Pretraining", seed=seed, resume=resume)
+    model.save_pretrained(out / "model")
+    processor.save_pretrained(out / "model")
+    folder.finish(exact_match(model, processor, seed))
+
+
+def exact_match(model: Any, processor: Any, seed: int, count: int = 100) -> dict[str, float]:
+    """Share of greedy answers on new scenes that are right to the last word, by kind of lesson."""
+    rng = generator(seed, "val")
+    engine = TransformersEngine(model, processor, name="base")
+    result: dict[str, float] = {}
+    for kind in ("describe", "compare", "observe"):
+        asked = [lesson(rng, kind, "val") for _ in range(count)]
+        prompts = [Prompt(tuple(row["images"]), row["prompt"][0]["content"]) for row in asked]
+        answers = engine.generate(prompts, n=1, seed=0, max_tokens=160, temperature=0.0)
+        right = [
+            answer[0].text.split() == row["completion"][0]["content"].lower().split()
+            for answer, row in zip(answers, asked, strict=True)
+        ]
+        result[kind] = sum(right) / count
+    return result

@@ -1,0 +1,241 @@
+"""Verifier behind any OpenAI-compatible chat endpoint (vLLM, SGLang, `transformers serve`, hosted models), over httpx.
+
+Images travel as base64 PNG data URLs. Requests run in parallel up to `concurrency`. Busy or broken servers (408, 429,
+5xx, time-outs, lost connections) are asked again a bounded number of times with growing pauses; after that the prompt's
+completions carry a `Failure("engine", ...)` and the others go on.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import cast
+
+import httpx
+from PIL.Image import Image
+
+from edit_r1.errors import UserError
+from edit_r1.verifier.engines.base import Completion, no_answer
+from edit_r1.verifier.engines.score_tokens import distribution, written_value
+from edit_r1.verifier.markers import SCORE_OPEN
+from edit_r1.verifier.prompting import Prompt
+
+JSON = Mapping[str, object]
+
+_OK = 200
+_BUSY = {408, 409, 425, 429}
+_MAX_PAUSE = 30.0
+_TOP_LOGPROBS = 20
+
+
+class OpenAIEngine:
+    """Answers prompts through `POST {base_url}/chat/completions`.
+
+    Args:
+        base_url: of the API, as in `http://127.0.0.1:8000/v1`.
+        model: model id that the server knows.
+        api_key_env: name of the environment variable that holds the key; None sends no key. The key itself is never
+            stored in records, messages or configuration.
+        revision: what the user knows of the deployment; kept in the provenance.
+        score_probs: ask for log-probabilities and fill `Completion.score_probs` (for the `expected` aggregation).
+        concurrency: requests in flight at once.
+        retries: further tries after the first.
+        backoff: seconds before the first further try; doubles each time, up to 30 s; `Retry-After` is obeyed.
+        timeout: seconds for one request.
+        extra: fields merged into every request, for what one server needs and others do not know.
+        sleep: replaced in tests.
+
+    Raises:
+        UserError: the variable that should hold the key is not set, or `base_url` is no http address.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        api_key_env: str | None = None,
+        revision: str = "",
+        score_probs: bool = False,
+        concurrency: int = 8,
+        retries: int = 4,
+        backoff: float = 0.5,
+        timeout: float = 120.0,
+        extra: JSON | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if not base_url.startswith(("http://", "https://")):
+            raise UserError(f"{base_url!r} is no address of an API: write it as http://host:port/v1")
+        self.name = model
+        self.revision = revision
+        self._score_probs = score_probs
+        self._concurrency = max(1, concurrency)
+        self._retries = max(0, retries)
+        self._backoff = backoff
+        self._extra = dict(extra or {})
+        self._sleep = sleep
+        self._down = threading.Event()  # set once a prompt ran out of tries to connect: the others then try only once
+        self._client = httpx.Client(base_url=base_url.rstrip("/") + "/", headers=_headers(api_key_env), timeout=timeout)
+
+    def __enter__(self) -> OpenAIEngine:
+        """Use as a context manager to close the connections."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, n: int, seed: int, max_tokens: int, temperature: float
+    ) -> list[list[Completion]]:
+        """See `Engine.generate`. `seed` is sent along; whether it fixes the text is up to the server."""
+        if not prompts or n < 1:
+            return [[] for _ in prompts]
+        settings: JSON = {"model": self.name, "max_tokens": max_tokens, "temperature": temperature}
+        if self._score_probs:
+            settings = {**settings, "logprobs": True, "top_logprobs": _TOP_LOGPROBS}
+
+        def answer(prompt: Prompt) -> list[Completion]:
+            request = {**settings, "messages": [{"role": "user", "content": _content(prompt)}], **self._extra}
+            return self._samples(request, n, seed)
+
+        with ThreadPoolExecutor(max_workers=min(self._concurrency, len(prompts))) as pool:
+            return list(pool.map(answer, prompts))
+
+    def _samples(self, request: JSON, n: int, seed: int) -> list[Completion]:
+        """`n` completions of one request; servers that give fewer choices than asked for are asked for the rest."""
+        completions: list[Completion] = []
+        while len(completions) < n:
+            missing = n - len(completions)
+            choices = self._post({**request, "n": missing, "seed": seed + len(completions)})
+            if isinstance(choices, str):
+                completions.extend([no_answer(choices)] * missing)
+            else:
+                completions.extend(_completion(choice) for choice in choices[:missing])
+        return completions
+
+    def _post(self, payload: JSON) -> list[JSON] | str:
+        """The choices of one request (at least one), or why there are none."""
+        message = ""
+        for attempt in range(self._retries + 1):
+            try:
+                response = self._client.post("chat/completions", json=payload)
+            except httpx.TransportError as error:
+                message = f"no answer from {self._client.base_url}: {type(error).__name__} {error}".strip()
+                pause = None
+            except httpx.HTTPError as error:
+                return f"the request to {self._client.base_url} failed: {type(error).__name__} {error}"
+            else:
+                self._down.clear()
+                if response.status_code == _OK:
+                    return _choices(response)
+                message = f"status {response.status_code} from {self._client.base_url}: {response.text[:200]}"
+                if response.status_code not in _BUSY and response.status_code < 500:
+                    return message
+                pause = _retry_after(response)
+            if self._down.is_set() or attempt == self._retries:
+                break
+            self._sleep(min(_MAX_PAUSE, pause if pause is not None else self._backoff * 2**attempt))
+        if message.startswith("no answer"):
+            self._down.set()
+        return message
+
+
+def _headers(api_key_env: str | None) -> dict[str, str]:
+    if api_key_env is None:
+        return {}
+    key = os.environ.get(api_key_env, "")
+    if not key:
+        raise UserError(f"the environment variable {api_key_env} is not set: it must hold the API key")
+    return {"Authorization": f"Bearer {key}"}
+
+
+def _data_url(image: Image) -> str:
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _content(prompt: Prompt) -> list[JSON]:
+    images: list[JSON] = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in prompt.images]
+    return [*images, {"type": "text", "text": prompt.text}]
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds that the server asks to wait; None when it does not say, or says it as a date."""
+    try:
+        seconds = float(response.headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+
+
+def _choices(response: httpx.Response) -> list[JSON] | str:
+    try:
+        body = cast(object, response.json())
+    except ValueError:
+        return f"the answer is not JSON: {response.text[:200]}"
+    choices = _entry(body, "choices")
+    if not isinstance(choices, list) or not choices:
+        return f"the answer has no choices: {response.text[:200]}"
+    return cast("list[JSON]", choices)
+
+
+def _entry(value: object, key: str) -> object:
+    """`value[key]` if `value` is a JSON object that has it, else None: answers of servers are not to be trusted."""
+    return cast("JSON", value).get(key) if isinstance(value, dict) else None
+
+
+def _completion(choice: object) -> Completion:
+    message = _entry(choice, "message")
+    reason = _entry(choice, "finish_reason")
+    if message is None or reason == "content_filter":
+        return no_answer("the server withheld the answer" if reason == "content_filter" else "a choice has no message")
+    text = _text(_entry(message, "content"))
+    return Completion(text=text, finished=reason != "length", score_probs=_score_probs(choice))
+
+
+def _text(content: object) -> str:
+    """Content is a string, or a list of parts with text."""
+    if isinstance(content, list):
+        parts = [_entry(part, "text") for part in cast("list[object]", content)]
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
+
+
+def _score_probs(choice: object) -> dict[float, float] | None:
+    """Read the log-probabilities of the first token with any text after the last `<score>`."""
+    steps = _entry(_entry(choice, "logprobs"), "content")
+    if not isinstance(steps, list):
+        return None
+    tokens = [(_text(_entry(step, "token")), step) for step in cast("list[object]", steps)]
+    written = "".join(token for token, _ in tokens)
+    tags = list(SCORE_OPEN.finditer(written))
+    position = 0
+    for token, step in tokens:
+        if tags and position >= tags[-1].end() and token.strip():
+            return distribution(_alternatives(step), token, written_value(written[position:]))
+        position += len(token)
+    return None
+
+
+def _alternatives(step: object) -> list[tuple[str, float]]:
+    listed = _entry(step, "top_logprobs")
+    pairs: list[tuple[str, float]] = []
+    for entry in [*(cast("list[object]", listed) if isinstance(listed, list) else []), step]:
+        token, logprob = _entry(entry, "token"), _entry(entry, "logprob")
+        if isinstance(token, str) and isinstance(logprob, int | float) and token not in dict(pairs):
+            pairs.append((token, math.exp(min(0.0, logprob))))
+    return pairs

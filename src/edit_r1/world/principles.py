@@ -1,0 +1,179 @@
+"""Principles of an operation, and their truth for any image (paper section 1: follow, keep, quality).
+
+A claim is a principle together with what makes it true. Judging gives the answer and the evidence that a trace quotes:
+`place before > after`, or `same`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from edit_r1.records import Principle
+from edit_r1.world.instructions import Change, Operation
+from edit_r1.world.oracle import Reading
+from edit_r1.world.scene import ATTRIBUTES, FRAME, PLACES, Scene, Thing
+
+WEIGHT = {"follow": 3.0, "keep": 2.0, "quality": 1.0}
+"""Weights of the principles for the `weighted` aggregation; ours, for the paper gives none."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The truth of one claim for one image."""
+
+    met: bool
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Claim(ABC):
+    """A principle and its truth condition."""
+
+    principle: Principle
+
+    @abstractmethod
+    def judge(self, source: Scene, reading: Reading) -> Finding:
+        """Whether the image that was read meets the principle, with evidence."""
+
+
+def _content(thing: Thing | None) -> str:
+    return "none" if thing is None else str(thing)
+
+
+def cell_evidence(index: int, source: Scene, shown: Scene) -> str:
+    """`top-left A > B`, or `top-left same`: one cell before and after."""
+    before, after = source.cells[index], shown.cells[index]
+    return f"{PLACES[index]} " + ("same" if before == after else f"{_content(before)} > {_content(after)}")
+
+
+def frame_evidence(key: str, source: Scene, shown: Scene) -> str:
+    """`tone warm > cold`, or `tone same`. Without things there is no style to see: it counts as kept."""
+    before, after = source.frame(key), shown.frame(key)
+    same = before == after or (key == "style" and not shown.things)
+    return f"{key} " + ("same" if same else f"{before} > {after}")
+
+
+@dataclass(frozen=True)
+class CellShows(Claim):
+    """A cell shows a thing with the wanted attributes; no attributes: the cell is empty."""
+
+    index: int
+    wanted: tuple[tuple[str, str], ...]
+
+    def judge(self, source: Scene, reading: Reading) -> Finding:
+        """True when every wanted attribute is there, or nothing is where nothing is wanted."""
+        thing = reading.scene.cells[self.index]
+        met = (
+            thing is None
+            if not self.wanted
+            else thing is not None and all(getattr(thing, k) == v for k, v in self.wanted)
+        )
+        return Finding(met, cell_evidence(self.index, source, reading.scene))
+
+
+@dataclass(frozen=True)
+class FrameShows(Claim):
+    """Background, tone or style has the wanted value."""
+
+    key: str
+    value: str
+
+    def judge(self, source: Scene, reading: Reading) -> Finding:
+        """True when the value is there."""
+        return Finding(reading.scene.frame(self.key) == self.value, frame_evidence(self.key, source, reading.scene))
+
+
+@dataclass(frozen=True)
+class ThingKeeps(Claim):
+    """The edited thing keeps the attributes that the instruction does not name."""
+
+    index: int
+    keys: tuple[str, ...]
+
+    def judge(self, source: Scene, reading: Reading) -> Finding:
+        """True when the thing is there and every kept attribute is as in the source."""
+        before, after = source.cells[self.index], reading.scene.cells[self.index]
+        assert before is not None
+        if after is None:
+            return Finding(False, "none")
+        changes = [(k, getattr(before, k), getattr(after, k)) for k in self.keys]
+        words = [f"{k} same" if a == b else f"{k} {a} > {b}" for k, a, b in changes]
+        return Finding(all(a == b for _, a, b in changes), " ".join(words))
+
+
+@dataclass(frozen=True)
+class CellsKept(Claim):
+    """Cells that the instruction does not touch stay as they are."""
+
+    indexes: tuple[int, ...]
+
+    def judge(self, source: Scene, reading: Reading) -> Finding:
+        """True when every one of the cells shows what the source shows."""
+        met = all(source.cells[i] == reading.scene.cells[i] for i in self.indexes)
+        return Finding(met, " ".join(cell_evidence(i, source, reading.scene) for i in self.indexes))
+
+
+@dataclass(frozen=True)
+class FrameKept(Claim):
+    """Background, tone and style stay, but for what the instruction changes."""
+
+    keys: tuple[str, ...]
+
+    def judge(self, source: Scene, reading: Reading) -> Finding:
+        """True when every key has the source's value."""
+        evidence = [frame_evidence(k, source, reading.scene) for k in self.keys]
+        return Finding(all(e.endswith(" same") for e in evidence), " ".join(evidence))
+
+
+@dataclass(frozen=True)
+class FreeOf(Claim):
+    """The image has none of some defects."""
+
+    defects: tuple[str, ...]
+
+    def judge(self, source: Scene, reading: Reading) -> Finding:
+        """True when none of the defects was read."""
+        found = [d for d in self.defects if d in reading.defects]
+        return Finding(not found, " ".join(found) or "clean")
+
+
+def _principle(question: str, category: str) -> Principle:
+    assert category in ("follow", "keep", "quality")
+    return Principle(question, category, WEIGHT[category])
+
+
+def _claims_of_change(scene: Scene, change: Change) -> list[Claim]:
+    """What one change wants, and what it must leave of the thing that it touches."""
+    if isinstance(change.place, str):
+        question = f"is the {change.place} {change.value} now ?"
+        return [FrameShows(_principle(question, "follow"), change.place, str(change.value))]
+    place, old, new = PLACES[change.place], scene.cells[change.place], change.value
+    if new is None:
+        return [CellShows(_principle(f"is the {place} empty now ?", "follow"), change.place, ())]
+    assert isinstance(new, Thing)
+    changed = tuple(k for k in ATTRIBUTES if old is None or getattr(old, k) != getattr(new, k))
+    wanted = tuple((k, str(getattr(new, k))) for k in changed)
+    words = " ".join(value for _, value in wanted)
+    claims: list[Claim] = [CellShows(_principle(f"is the {place} {words} now ?", "follow"), change.place, wanted)]
+    kept = tuple(k for k in ATTRIBUTES if k not in changed)
+    if kept:
+        question = f"does the {place} keep its {' '.join(kept)} ?"
+        claims.append(ThingKeeps(_principle(question, "keep"), change.place, kept))
+    return claims
+
+
+def principles_for(scene: Scene, operation: Operation) -> tuple[Claim, ...]:
+    """The claims of an operation on a scene: follow, then keep, then quality; five to eight in all (the paper has about ten)."""
+    touched = {c.place for c in operation.changes}
+    claims = [claim for change in operation.changes for claim in _claims_of_change(scene, change)]
+    cells = tuple(i for i in range(4) if i not in touched)
+    keys = tuple(k for k in FRAME if k not in touched)
+    if cells:
+        claims.append(CellsKept(_principle(f"do {' '.join(PLACES[i] for i in cells)} stay ?", "keep"), cells))
+    if keys:
+        claims.append(FrameKept(_principle(f"do {' '.join(keys)} stay ?", "keep"), keys))
+    claims.append(FreeOf(_principle("is it free of noise and blur ?", "quality"), ("noise", "blur")))
+    claims.append(FreeOf(_principle("is it free of grid and border ?", "quality"), ("grid", "border")))
+    order = {"follow": 0, "keep": 1, "quality": 2}
+    return tuple(sorted(claims, key=lambda claim: order[claim.principle.category]))
