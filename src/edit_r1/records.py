@@ -33,7 +33,7 @@ FailureKind = Literal[
 
 @dataclass(frozen=True)
 class Principle:
-    """One yes/no question about an edited image (paper section 1): instruction following, feature preservation or quality.
+    """One yes/no question about an edited image (paper section 1): following, preservation or quality.
 
     `weight` is used by the `weighted` and `min_geomean` aggregations only; the paper gives none.
     """
@@ -45,7 +45,7 @@ class Principle:
 
 @dataclass(frozen=True)
 class EditTask:
-    """A source image and what to do with it. `meta` is JSON of the data set's own (the built-in world keeps its truth there)."""
+    """A source image and what to do with it. `meta` is JSON of the data set's own (the world keeps its scene there)."""
 
     source: Image
     instruction: str

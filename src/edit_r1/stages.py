@@ -23,7 +23,7 @@ class WorldConfig(Config):
     editor_share: float = Field(default=0.15, ge=0, le=1)
     """Share of the edits that the tiny editor makes; faults are drawn into the others."""
     editor_steps: tuple[int, ...] = (3, 8)
-    """Sampling steps of that editor, drawn per edit: fewer steps, a weaker editor."""
+    """Sampling steps of that editor, each for an equal part of its edits: fewer steps, a weaker editor."""
     label_noise: float = Field(default=0.1, ge=0, lt=0.5)
     """Share of the training pairs that a simulated annotator labels the wrong way round; held-out pairs have none."""
 
@@ -56,11 +56,13 @@ class GcpoConfig(Config):
     """N: traces drawn for each image of a pair."""
     clip: float = Field(default=0.2, gt=0)
     learning_rate: float = Field(default=3e-5, gt=0)
-    warmup_steps: int = Field(default=2, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     temperature: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=160, gt=0)
     micro_batch: int = Field(default=64, gt=0)
+    """At most so many traces pass through the model together; the largest divisor of 2 * pairs * traces is taken."""
+    freeze_vision: bool = True
+    """Leave the vision tower as the cold start made it: judgement is what is rewarded, and work is saved."""
     checkpoint_every: int = Field(default=10, gt=0)
     probe_every: int = Field(default=10, gt=0)
 
@@ -81,7 +83,7 @@ class EditorGrpoConfig(Config):
     learning_rate: float = Field(default=1e-3, gt=0)
     updates_per_rollout: int = Field(default=1, gt=0)
     lora_rank: int = Field(default=16, gt=0)
-    lora_alpha: float = Field(default=32.0, gt=0)
+    lora_alpha: int = Field(default=32, gt=0)
     beta: float = Field(default=0.04, ge=0)
     """Weight of the KL to the frozen base, with the same reduction as the log-probability; 0 leaves it out."""
     reduction: Literal["mean", "sum"] = "mean"
@@ -121,6 +123,8 @@ class EvaluateConfig(Config):
     """`[evaluate]`: how many held-out pairs, tasks and traces both evaluations use."""
 
     pairs: int = Field(default=1000, gt=0)
+    base_pairs: int = Field(default=100, gt=0)
+    """Pairs for the untrained base, whose traces are failures: fewer tell as much."""
     heldout_pairs: int = Field(default=200, gt=0)
     traces: int = Field(default=4, gt=0)
     temperature: float = Field(default=1.0, ge=0)

@@ -52,7 +52,7 @@ app = typer.Typer(
     epilog=examples(
         "edit-r1 demo                     the whole loop on the built-in world, with a report at the end",
         "edit-r1 demo --preset smoke      the same in about a minute, too small to learn anything",
-        'edit-r1 score a.png b.png "change the red circle to blue"',
+        'edit-r1 score a.png b.png "make the red circle blue"',
     ),
 )
 

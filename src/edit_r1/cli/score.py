@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edit_r1.cli.options import VERIFIER_MEND, Seed, VerifierModel, examples, model_folder
+from edit_r1.cli.options import VERIFIER_MEND, Seed, examples, model_folder
 from edit_r1.errors import UserError
 
 if TYPE_CHECKING:
     from edit_r1.records import Failure, Principle, Verdict
 
 EXAMPLES = examples(
-    'edit-r1 score before.png after.png "change the red circle to blue"',
-    'edit-r1 score before.png after.png "remove the square" --model runs/gcpo --traces 8 --json',
+    'edit-r1 score before.png after.png "make the red circle blue"',
+    'edit-r1 score before.png after.png "remove the red square" --model runs/gcpo --traces 8 --json',
 )
 
 
@@ -27,7 +27,10 @@ def score(
     edited: Annotated[Path, typer.Argument(metavar="EDITED", help="The image after the edit.")],
     instruction: Annotated[str, typer.Argument(metavar="INSTRUCTION", help="What was asked for.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
-    model: VerifierModel = None,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="FOLDER", help="The verifier; by default the one that `edit-r1 demo` trained."),
+    ] = None,
     traces: Annotated[int, typer.Option("--traces", min=1, help="How many traces to sample; scores are averaged.")] = 4,
     seed: Seed = 0,
 ) -> None:
@@ -36,7 +39,7 @@ def score(
     The exit code is 1 when no trace could be read: then there is no score.
     """
     if not instruction.strip():
-        raise UserError('the instruction is empty; say what was asked for, such as "change the red circle to blue"')
+        raise UserError('the instruction is empty; say what was asked for, such as "make the red circle blue"')
     if model is not None:
         model = model_folder(model, "--model", VERIFIER_MEND)
     from edit_r1.images import open_image

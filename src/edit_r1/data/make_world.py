@@ -1,6 +1,6 @@
 """The data of the demo: candidate edits with the oracle's readings, and simulated preferences, as `datasets` folders.
 
-Candidates are edits with faults drawn into them and, above all where a verifier will judge an editor, samples of the tiny editor.
+Candidates are edits with faults drawn into them, and samples of the tiny editor: such images the verifier will judge.
 """
 
 from __future__ import annotations
@@ -101,14 +101,14 @@ class WorldMaker:
 
 
 def make_world(config: WorldConfig, *, out: Path, seed: int, resume: bool, sampler: Sampler | None = None) -> None:
-    """Write the data sets of a demo into `out`: edits, training, test and held-out pairs, and a probe set (split `val`).
+    """Write the data sets of a demo into `out`: edits, training, test and held-out pairs, and a probe set (`val`).
 
-    Without a sampler the shipped tiny editor makes its share of the edits.
+    Without a sampler the shipped tiny editor makes the share that is the editor's.
     """
     run = Run.open(out, config, resume, inputs={"seed": seed})
     if run.done is not None:
         return
-    sampler = sampler or shipped_editor()
+    sampler = sampler or (shipped_editor() if config.editor_share > 0 else None)
     parts: list[tuple[str, Split, int]] = [
         (EDITS, "train", config.cold_start_edits),
         (TRAIN_PAIRS, "train", config.train_pairs),

@@ -1,12 +1,14 @@
 """What reinforcement learning and evaluation ask of an image editor, whatever model is behind it.
 
-Shapes: B edits, L latent tokens of D numbers, R reference tokens, T text tokens, H and W in pixels. Time: sigma = 1 is noise.
+Shapes: B edits, L latent tokens of D numbers, R reference tokens, T text tokens, H and W in pixels.
+Time: sigma = 1 is noise, sigma = 0 the image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -75,15 +77,15 @@ class Editor(Protocol):
         ...
 
     def velocity(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
-        """Velocity [B, L, D] of latents [B, L, D] at noise level `sigma` (scalar or [B]); gradients flow to the weights."""
+        """Velocity [B, L, D] of latents [B, L, D] at noise level `sigma` (scalar or [B]), with gradients."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images, float32 [B, 3, H, W] in [0, 1], of latents [B, L, D], without gradients."""
         ...
 
-    def save(self, folder: str) -> None:
-        """Write the whole editor (safetensors) so that it loads again."""
+    def save(self, folder: Path) -> None:
+        """Write the whole editor (safetensors), whole or not at all."""
         ...
 
 

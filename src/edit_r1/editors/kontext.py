@@ -1,28 +1,30 @@
 """FLUX.1-Kontext as an `Editor`: an adapter over any diffusers `FluxKontextPipeline`, the tiny one included.
 
-The source's latents follow the latents being made as reference tokens, told apart by the first of their position numbers.
-Everything here agrees with the pipeline's own `__call__`; a test compares the two on the same noise.
+The source's latents follow the latents being made, as reference tokens: the first of their position numbers tells them
+apart. Everything here agrees with the pipeline's own `__call__`; a test compares the two on the same noise.
 """
 
 from __future__ import annotations
 
 import json
-import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import FluxKontextPipeline
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
 
 from edit_r1.editors.base import Conditioning
 from edit_r1.errors import UserError
-from edit_r1.files import disk_errors
+from edit_r1.files import TEMPORARY_SUFFIX, disk_errors
 from edit_r1.flow.schedule import dynamic_mu, flow_sigmas
 from edit_r1.records import EditTask
 
-LORA_TARGETS = (
+LORA_TARGETS: tuple[str, ...] = (
     "attn.to_q",
     "attn.to_k",
     "attn.to_v",
@@ -38,12 +40,10 @@ LORA_TARGETS = (
     "proj_mlp",
     "proj_out",
 )
-"""Attention and feed-forward layers of both kinds of block. `proj_out` also names the last layer, which is as narrow as a token."""
+"""Attention and feed-forward layers of both kinds of block. `proj_out` also names the last layer."""
 
 _TRAIN_TIMESTEPS = 1000  # what the pipeline multiplies noise levels by, and divides by again
 _MOST_TEXT_TOKENS = 512  # FLUX's own limit
-
-_log = logging.getLogger(__name__)
 
 
 class KontextEditor:
@@ -51,14 +51,14 @@ class KontextEditor:
 
     Args:
         pipeline: any `FluxKontextPipeline`; its parts are put into evaluation mode and frozen, but for the transformer.
-        height: of the edited images in pixels, a multiple of 8 (16 for FLUX.1); sources are resized to it. By default the
-            size that the VAE was made for (64 for the tiny editor, 1024 for FLUX.1).
+        height: of the edited images in pixels, a multiple of 8 (16 for FLUX.1); sources are resized to it. By default
+            the size that the VAE was made for (64 for the tiny editor, 1024 for FLUX.1).
         width: likewise.
         guidance: what the guidance-distilled transformer is told (2.5 is the usual value for Kontext).
         name: how records and reports call this editor.
     """
 
-    lora_targets = LORA_TARGETS
+    lora_targets: tuple[str, ...] = LORA_TARGETS
 
     def __init__(
         self,
@@ -179,10 +179,25 @@ class KontextEditor:
         unpacked = unpacked.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
         return (vae.decode(unpacked, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
 
-    def save(self, folder: str) -> None:
-        """Write the pipeline (safetensors); the stock `FluxKontextPipeline.from_pretrained` loads it."""
-        with disk_errors(Path(folder)):
-            self.pipeline.save_pretrained(folder, safe_serialization=True)
+    def save(self, folder: Path) -> None:
+        """Write the pipeline (safetensors), whole or not at all.
+
+        The stock `FluxKontextPipeline.from_pretrained` loads it. What was in the folder before is replaced.
+
+        Raises:
+            UserError: the disk is full, or the place cannot be written.
+        """
+        _quiet()
+        half = folder.with_name(f".{folder.name}{TEMPORARY_SUFFIX}")
+        with disk_errors(folder):
+            shutil.rmtree(half, ignore_errors=True)
+            half.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.pipeline.save_pretrained(half, safe_serialization=True)
+                shutil.rmtree(folder, ignore_errors=True)
+                half.replace(folder)
+            finally:
+                shutil.rmtree(half, ignore_errors=True)
 
     def _image_ids(self, dtype: torch.dtype) -> Tensor:
         """Position numbers [L + R, 3] of latent tokens, then of reference tokens: (which image, row, column)."""
@@ -204,16 +219,25 @@ def load_editor(path: str | Path, *, height: int | None = None, width: int | Non
         raise UserError(f"no editor at {folder}; give the folder of a saved FluxKontextPipeline")
     if not index.is_file():
         hint = " (this looks like a single model, perhaps a verifier)" if (folder / "config.json").is_file() else ""
-        raise UserError(f"{folder} is no editor: it has no model_index.json{hint}; give the folder of a FluxKontextPipeline")
+        raise UserError(
+            f"{folder} is no editor: it has no model_index.json{hint}; give the folder of a FluxKontextPipeline"
+        )
     try:
         kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     except (ValueError, AttributeError):
         raise UserError(f"{index} is damaged; copy the editor's folder anew") from None
     if kind != "FluxKontextPipeline":
         raise UserError(f"{folder} holds a {kind}; an editor is a FluxKontextPipeline")
+    _quiet()
     try:
         pipeline = FluxKontextPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except (OSError, ValueError) as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{folder} cannot be loaded as an editor: {line}; copy the folder anew") from error
     return KontextEditor(pipeline, height=height, width=width, name=folder.name)
+
+
+def _quiet() -> None:
+    """No progress bars of the libraries: they take a second at most here, and the stages have their own."""
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()

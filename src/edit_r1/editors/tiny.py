@@ -1,6 +1,6 @@
-"""The tiny editor: a real `FluxKontextPipeline` with small configurations, for images of 64x64 and the built-in world's words.
+"""The tiny editor: a real `FluxKontextPipeline` of small configurations, for the built-in world's images and words.
 
-Every part is of the class that FLUX.1-Kontext uses, so that what is written here loads with the stock `from_pretrained`.
+Every part is of the class that FLUX.1-Kontext uses, so that the stock `from_pretrained` loads what is made here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edit_r1.config import Config
 from edit_r1.verifier.tiny import END, build_tokenizer
 
 LATENT_CHANNELS = 4
-"""Channels of the VAE's latents; 2x2 of them make one token of 16 numbers (wide tokens do not pass a narrow transformer)."""
+"""Channels of the latents; 2x2 of them make one token of 16 numbers (a narrow transformer passes no wide tokens)."""
 
 
 class TinyEditorSize(Config):
@@ -84,7 +84,11 @@ def build_transformer(size: TinyEditorSize) -> FluxTransformer2DModel:
 def build_text_encoders(size: TinyEditorSize, tokenizer: Any) -> tuple[CLIPTextModel, T5EncoderModel]:
     """CLIP (its pooled output steers the modulation) and T5 (its sequence is attended to)."""
     width = size.text_width
-    shared = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    shared = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     clip = CLIPTextConfig(
         hidden_size=width,
         intermediate_size=2 * width,

@@ -1,4 +1,4 @@
-"""The whole loop: from the shipped bases to a report, every stage a directory of its own that `--resume` goes on with."""
+"""The whole loop: from the shipped bases to a report, every stage a directory that `--resume` goes on with."""
 
 from __future__ import annotations
 
@@ -72,7 +72,12 @@ def _stages(config: DemoConfig, out: Path, seed: int) -> list[tuple[str, Callabl
         ("world", lambda: make_world(config.world, out=world, **again)),
         ("cold_start", lambda: cold_start.run(config.cold_start, data=world, model=None, out=cold, **again)),
         ("gcpo", lambda: gcpo.run(config.gcpo, data=world, model=cold / "model", out=best, **again)),
-        ("editor", lambda: editor_grpo.run(config.editor_grpo, data=world, verifier=best / "model", out=edits, **again)),
+        (
+            "editor",
+            lambda: editor_grpo.run(
+                config.editor_grpo, data=world, model=None, verifier=best / "model", out=edits, **again
+            ),
+        ),
         (
             "evaluate_verifier",
             lambda: verifier.evaluate(

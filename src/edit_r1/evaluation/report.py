@@ -7,6 +7,7 @@ import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,17 @@ _NONE = "–"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """All that a run folder holds for the report; missing parts are None, and missing stages are not listed."""
+    """All that a run folder holds for the report; missing parts are None, and missing stages are not listed.
+
+    The paths of pictures are relative to `verifier_folder` and `editor_folder`.
+    """
 
     path: Path
     demo: DemoResult | None
     verifier: VerifierResult | None
+    verifier_folder: Path
     editor: EditorResult | None
+    editor_folder: Path
     stages: dict[str, StageFolder]
 
 
@@ -71,15 +77,20 @@ def read_run(run_dir: Path) -> RunFolder:
     if not run_dir.is_dir():
         raise UserError(f"no run folder at {run_dir}; make one with `edit-r1 demo`, or give its path")
     stages = {name: _read_stage(run_dir / name) for name in STAGE_FOLDERS if (run_dir / name).is_dir()}
+    verifier_file, editor_file = _result_file(run_dir, "verifier"), _result_file(run_dir, "editor")
     run = RunFolder(
         path=run_dir,
         demo=read_result(DemoResult, run_dir / "demo.json"),
-        verifier=read_result(VerifierResult, run_dir / "evaluation" / "verifier.json"),
-        editor=read_result(EditorResult, run_dir / "evaluation" / "editor.json"),
+        verifier=read_result(VerifierResult, verifier_file),
+        verifier_folder=verifier_file.parent,
+        editor=read_result(EditorResult, editor_file),
+        editor_folder=editor_file.parent,
         stages=stages,
     )
     if run.demo is None and run.verifier is None and run.editor is None and not stages:
-        raise UserError(f"{run_dir} holds no run (no demo.json, no stage); make one with `edit-r1 demo --out {run_dir}`")
+        raise UserError(
+            f"{run_dir} holds no run (no demo.json, no stage); make one with `edit-r1 demo --out {run_dir}`"
+        )
     return run
 
 
@@ -105,13 +116,13 @@ def render_page(run: RunFolder, document: Mapping[str, Any]) -> str:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"share": _share, "score": _score, "count": _count, "duration": _duration, "code": _code}
-    environment.globals |= {
-        "lookup": lambda key: lookup(document, key),
+    helpers: dict[str, Any] = {
+        "lookup": partial(lookup, document),
         "points": _points,
-        "picture": lambda name: report_view.picture(run.path / "evaluation", name),
         "words": report_words,
         "view": report_view,
     }
+    environment.globals.update(helpers)
     demo = run.demo or DemoResult()
     return environment.get_template("report.html.j2").render(
         run=run,
@@ -128,11 +139,15 @@ def lookup(document: Mapping[str, Any], key: str) -> Any:
     """The value at a dotted key such as `verifier.gcpo.ci95.0`; None where a part is missing."""
     value: Any = document
     for part in key.split("."):
-        if isinstance(value, list):
-            value = value[int(part)]
-        else:
-            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            value = value[int(part)] if isinstance(value, list) else value.get(part)
     return value
+
+
+def _result_file(run_dir: Path, name: str) -> Path:
+    """evaluation/NAME.json, or evaluation/NAME/NAME.json where the evaluation is a run directory of its own."""
+    own = run_dir / "evaluation" / name / f"{name}.json"
+    return own if own.exists() else run_dir / "evaluation" / f"{name}.json"
 
 
 def _read_stage(folder: Path) -> StageFolder:
@@ -162,7 +177,7 @@ def _share(value: float | None) -> str:
 
 
 def _score(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.2f}".rstrip("0").rstrip(".") if value == round(value, 1) else f"{value:.2f}"
+    return _NONE if value is None else f"{value:.2f}"
 
 
 def _count(value: int | None) -> str:

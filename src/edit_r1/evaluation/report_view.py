@@ -15,8 +15,8 @@ from PIL import Image
 
 from edit_r1.errors import UserError
 from edit_r1.evaluation.metrics import TIE, EditorMetrics, VerifierMetrics
-from edit_r1.evaluation.plots import Interval, Point, Reference, interval_chart, line_chart
-from edit_r1.evaluation.report_words import COIN, EDITOR_NAMES, VERIFIER_NAMES, Words, metric_rank, metric_words
+from edit_r1.evaluation.plots import Interval, Line, Point, Reference, interval_chart, line_chart
+from edit_r1.evaluation.report_words import COIN, EDITOR_NAMES, PROBE, VERIFIER_NAMES, Words, metric_rank, metric_words
 from edit_r1.evaluation.results import EditExample, EditScore, PairExample, StageFolder
 from edit_r1.images import open_image
 
@@ -137,7 +137,7 @@ def grouped_edits(examples: Iterable[EditExample]) -> dict[Outcome, Shown[EditEx
 
 
 def series(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
-    """The numbers of metrics.jsonl by key, as (step, value) in the order of the steps; what is no finite number is left out."""
+    """The finite numbers of metrics.jsonl by key, as (step, value) in the order of the steps."""
     found: dict[str, dict[float, float]] = {}
     for line in lines:
         step = _number(line.get("step"))
@@ -149,14 +149,21 @@ def series(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
 
 
 def curves(stage: StageFolder, *, known: bool) -> list[Curve]:
-    """Charts of the keys that the report has words for, the most telling first; or of all other keys."""
-    found = sorted(series(stage.metrics).items(), key=lambda item: metric_rank(item[0]))
+    """Charts of the keys that the report has words for, the most telling first; or of all other keys.
+
+    A key and the same key with the prefix `probe_` share a chart.
+    """
+    found = series(stage.metrics)
     drawn: list[Curve] = []
-    for key, points in found:
-        words = metric_words(stage.name, key)
-        if words.known == known:
-            chart = line_chart(points, name=words.title, unit=words.unit, reference=words.reference)
-            drawn.append(Curve(words, Markup(chart)))
+    for key in sorted(found, key=metric_rank):
+        words, twin = metric_words(stage.name, key), PROBE + key
+        if words.known != known or (key.startswith(PROBE) and key.removeprefix(PROBE) in found):
+            continue
+        lines = [Line(found[key], "training" if twin in found else "")]
+        if twin in found:
+            lines.append(Line(found[twin], "probe set"))
+        chart = line_chart(lines, axis=words.axis, unit=words.unit, reference=words.reference)
+        drawn.append(Curve(words, Markup(chart)))
     return drawn
 
 

@@ -1,11 +1,11 @@
 """What the evaluations leave in a run folder, and what the report reads: the formats of its JSON files.
 
     demo.json                  `DemoResult`
-    evaluation/verifier.json   `VerifierResult`
-    evaluation/editor.json     `EditorResult`
+    evaluation/verifier.json   `VerifierResult`   (or evaluation/verifier/verifier.json)
+    evaluation/editor.json     `EditorResult`     (or evaluation/editor/editor.json)
 
-Paths of images are relative to `evaluation/`. Stages go by name: base, cold_start, gcpo for verifiers; base, grpo for
-editors. Every part may be missing, for a stage may not have been run; keys that are not listed here are ignored.
+Paths of images are relative to the folder of the file. Stages go by name: base, cold_start, gcpo for verifiers; base,
+grpo for editors. Every part may be missing, for a stage may not have been run; other keys are ignored.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Held-out measurement of verifiers: pairs ordered as the annotators did, and checks that agree with the oracle.
 
-Every trace is kept in a journal, one line per pair, so that an interrupted measurement goes on and every number can be looked into.
+Every trace is kept in a journal, a line per pair: an interrupted run goes on, and every number can be looked into.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ from edit_r1.evaluation.metrics import (
     verifier_metrics,
 )
 from edit_r1.files import atomic_write, disk_errors
+from edit_r1.images import image_hash
 from edit_r1.records import Edit, EditTask, Failure, Provenance, Verdict
 from edit_r1.runs.progress import track
 from edit_r1.runs.run import Run
 from edit_r1.stages import EvaluateConfig
-from edit_r1.verifier.engines.transformers_engine import TransformersEngine
-from edit_r1.verifier.prompting import image_hash
-from edit_r1.verifier.tiny import load_verifier_model
+from edit_r1.verifier.local import load_verifier
 from edit_r1.verifier.trace import parse_trace
-from edit_r1.verifier.verifier import Judgement, Verifier
+from edit_r1.verifier.verifier import Judgement
 
 _CHUNK = 32  # pairs per line-by-line commit of the journal
 _READ_BACK = Provenance("journal", "", "", "", 0)
@@ -78,9 +77,9 @@ def answer_pairs(
     lines = journal.read_text().splitlines() if journal.exists() else []
     lines = lines[: len(lines) // _CHUNK * _CHUNK] if len(lines) < len(pairs) else lines
     if len(lines) < len(pairs):
-        policy, processor = load_verifier_model(model)
-        engine = TransformersEngine(policy, processor, name=str(model), batch_size=config.batch_size)
-        verifier = Verifier(engine, temperature=config.temperature, max_tokens=config.max_tokens)
+        verifier = load_verifier(
+            model, temperature=config.temperature, max_tokens=config.max_tokens, batch_size=config.batch_size
+        )
         with track(title, total=len(pairs), start=len(lines)) as bar, disk_errors(journal):
             journal.parent.mkdir(parents=True, exist_ok=True)
             journal.write_text("".join(f"{line}\n" for line in lines))
@@ -205,11 +204,12 @@ def evaluate(
     result: dict[str, Any] = {key: {} for key in ("stages", "heldout", "by_category", "confusion", "failures")}
     stages: dict[str, list[Answers]] = {}
     for name, model in models.items():
+        asked = pairs[: config.base_pairs] if name == "base" else pairs
         journal = out / "traces" / f"{name}.jsonl"
-        answers = answer_pairs(model, pairs, journal, config, seed=seed, title=f"Judging pairs, {name}")
+        answers = answer_pairs(model, asked, journal, config, seed=seed, title=f"Judging pairs, {name}")
         stages[name] = answers
-        traces = list(_traces(pairs, answers))
-        scored = _scored(pairs, answers)
+        traces = list(_traces(asked, answers))
+        scored = _scored(asked, answers)
         result["stages"][name] = verifier_metrics(scored, traces, traces_per_edit=config.traces).to_json()
         result["by_category"][name] = pairs_by_category(scored)
         result["confusion"][name] = {key: table.to_json() for key, table in confusion(traces).items()}

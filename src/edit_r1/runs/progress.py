@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ def track(description: str, total: int, *, start: int = 0, console: Console | No
         start: steps done before, by the run that is resumed; they do not count for the speed.
         console: where to write; standard error by default.
     """
+    _silence_libraries()
     console = console or Console(stderr=True)
     if not console.is_terminal:
         lines = _Lines(console, description, total, start)
@@ -54,6 +56,17 @@ def track(description: str, total: int, *, start: int = 0, console: Console | No
     with Progress(*columns, console=console, speed_estimate_period=300, refresh_per_second=4) as progress:
         task = progress.add_task(description, total=total, completed=start, metrics="")
         yield _Bar(progress, task)
+
+
+def _silence_libraries() -> None:
+    """One bar is enough: those of the libraries are switched off, where the libraries are loaded at all."""
+    for name, switch in (
+        ("datasets", "disable_progress_bars"),
+        ("transformers.utils.logging", "disable_progress_bar"),
+        ("diffusers.utils.logging", "disable_progress_bar"),
+    ):
+        if name in sys.modules:
+            getattr(sys.modules[name], switch)()
 
 
 def metrics_text(metrics: dict[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""Cold start (paper section 2): several imperfect teachers write a text for each edit, gold picks the best, SFT on what was kept.
+"""Cold start (paper section 2): imperfect teachers write texts on each edit, gold picks one, SFT on what was kept.
 
 In the built-in world the teachers are simulated and gold is the oracle.
 """
@@ -46,7 +46,7 @@ def selected_traces(edits: Iterator[JudgedEdit], seed: int, statistics: Counter[
 
 
 def run(config: ColdStartConfig, *, data: Path, model: Path | None, out: Path, seed: int, resume: bool) -> None:
-    """Fine-tune the verifier in `model` (the shipped base by default) on the edits in `data`; the result is `out/model`."""
+    """Fine-tune the verifier in `model` (default: the shipped base) on edits in `data`; the result is `out/model`."""
     folder = Run.open(out, config, resume, inputs={"seed": seed, "data": str(data), "model": str(model)})
     if folder.done is not None:
         return

@@ -34,10 +34,10 @@ class EditorLora:
     """
 
     def __init__(
-        self, editor: Editor, *, rank: int, alpha: float, learning_rate: float, ema_decay: float, seed: int
+        self, editor: Editor, *, rank: int, alpha: int, learning_rate: float, ema_decay: float, seed: int
     ) -> None:
         self._alpha, self._rank = alpha, rank
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(editor.lora_targets))  # type: ignore[arg-type]
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(editor.lora_targets))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.model: PeftModel = get_peft_model(editor.transformer, config)
@@ -101,13 +101,13 @@ class EditorLora:
 
         The scale alpha / rank is put into B, so that the file means the same to loaders that know nothing of alpha.
         """
-        with self.averaged():
-            layers: dict[str, Tensor] = get_peft_model_state_dict(self.model, adapter_name=_ADAPTER)
         scale = self._alpha / self._rank
-        plain = {
-            name.removeprefix("base_model.model."): tensor * scale if ".lora_B." in name else tensor.clone()
-            for name, tensor in layers.items()
-        }
+        with self.averaged():  # peft gives the parameters themselves: copy them before they change back
+            layers: dict[str, Tensor] = get_peft_model_state_dict(self.model, adapter_name=_ADAPTER)
+            plain = {
+                name.removeprefix("base_model.model."): tensor * (scale if ".lora_B." in name else 1.0)
+                for name, tensor in layers.items()
+            }
         with disk_errors(folder):
             pipeline.save_lora_weights(folder, transformer_lora_layers=plain)
 

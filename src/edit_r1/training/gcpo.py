@@ -1,13 +1,15 @@
 """GCPO, Group Contrastive Preference Optimization (paper section 3), on TRL's `GRPOTrainer`.
 
-For each preference pair the policy writes N traces of the winner and N of the loser. A trace earns the share of the other
-group that it is on the right side of; advantages are centred within each group, with no standard deviation and no KL term.
+For each preference pair the policy writes N traces of the winner and N of the loser. A trace earns the share of the
+other group that it is on the right side of; advantages are centred within each group, with no standard deviation and
+no KL term.
 
 Shapes: P pairs, N traces. The rows of a generation batch are ordered [P, 2, N], winner before loser.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import RepeatSampler
+from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
 from edit_r1.data.gold import check_agreement, gold_checks
 from edit_r1.data.make_world import PROBE, TRAIN_PAIRS
@@ -33,16 +35,15 @@ from edit_r1.training.sft import RunLog, last_checkpoint
 from edit_r1.verifier.engines.transformers_engine import TransformersEngine
 from edit_r1.verifier.prompting import build_prompt
 from edit_r1.verifier.tiny import load_verifier_model
-from edit_r1.verifier.trace import parse_trace
-from edit_r1.verifier.verifier import Verifier
+from edit_r1.verifier.verifier import Completion, Verifier, read_completion
 
 
 def contrast(scores_P2N: Tensor) -> Tensor:
     """Inter-group rewards (paper section 3): [P, 2, N] scores, winner first, to [P, 2, N] rewards in [0, 1].
 
-    r^w_j = share of the loser's readable traces that winner trace j scores strictly above; r^l_j = share of the winner's
-    readable traces that score strictly above loser trace j. NaN marks a Failure: it earns 0 and is not counted among its
-    opponents' N. (Ours: the paper does not say how an unreadable trace counts.) Without a readable opponent a trace earns 0.
+    r^w_j = share of the loser's readable traces that winner trace j scores strictly above; r^l_j = share of the
+    winner's readable traces that score strictly above loser trace j. NaN marks a Failure: it earns 0 and is not counted
+    among its opponents' N, and without a readable opponent a trace earns 0. (Ours: the paper does not say.)
     """
     winner, loser = scores_P2N[:, 0], scores_P2N[:, 1]
     above = winner[:, :, None] > loser[:, None, :]  # [P, N winner, N loser]; False wherever a NaN is
@@ -61,7 +62,7 @@ def centred(rewards_P2N: Tensor) -> Tensor:
 
 
 class PairSampler(Sampler[int]):
-    """Rows 2p (winner) and 2p + 1 (loser) of a pair, N times each and side by side, so that both are in one generation batch.
+    """Rows 2p (winner) and 2p + 1 (loser) of a pair, N times each and side by side: both in one generation batch.
 
     `pairs` wraps TRL's own order of prompts (shuffling, repetition over iterations), here over pairs.
     """
@@ -78,8 +79,12 @@ class PairSampler(Sampler[int]):
         return 2 * self._traces * len(self._pairs)
 
 
+# An unreadable trace is expected, counted and logged as failure_rate; TRL would print each one.
+logging.getLogger("trl.trainer.grpo_trainer").setLevel(logging.ERROR)
+
+
 class GcpoTrainer(GRPOTrainer):
-    """TRL's trainer with what GCPO needs beside it: pairs that stay together, and scores contrasted over gathered groups."""
+    """TRL's trainer with what GCPO needs: pairs that stay together, and scores contrasted over gathered groups."""
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> Sampler[int]:
         data = dataset if dataset is not None else self.train_dataset
@@ -101,9 +106,30 @@ class GcpoTrainer(GRPOTrainer):
             self._metrics["train"][name].append(value)
         return rewards.view(-1, 1)
 
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        rows = inputs["advantages"].nonzero().flatten().tolist() or [0]
+        return super()._compute_loss(model, select_rows(inputs, rows)) * (len(rows) / len(inputs["advantages"]))
+
+
+def select_rows(inputs: dict[str, Any], rows: list[int]) -> dict[str, Any]:
+    """Some rows of a TRL batch, pictures included.
+
+    A trace with advantage 0 adds nothing to the loss or to its gradient, for there is no KL term; many have it, in pairs
+    that are already told apart, or not at all. Leaving them out is exact and saves their passes.
+    """
+    total = len(inputs["advantages"])
+    split = split_pixel_values_by_grid(inputs)
+
+    def chosen(value: Any) -> Any:
+        if isinstance(value, list):
+            return [value[row] for row in rows]
+        return value[rows] if isinstance(value, Tensor) and value.ndim > 0 and len(value) == total else value
+
+    return unsplit_pixel_values_by_grid({key: chosen(value) for key, value in split.items()})
+
 
 def group_metrics(scores_P2N: Tensor, rewards_P2N: Tensor) -> dict[str, float]:
-    """What a generation batch tells: accuracy of trace means on its own (noisy) labels, ties, failures, share with signal."""
+    """What a batch tells: accuracy of trace means on its own (noisy) labels, ties, failures, share with signal."""
     means = scores_P2N.nanmean(-1)
     margin = means[:, 0] - means[:, 1]
     known = ~margin.isnan()
@@ -115,8 +141,8 @@ def group_metrics(scores_P2N: Tensor, rewards_P2N: Tensor) -> dict[str, float]:
     }
 
 
-def pair_rows(pairs: Iterator[JudgedPair]) -> Iterator[dict[str, Any]]:
-    """Two rows per decided pair, winner then loser, with the prompt and the number of principles to parse by."""
+def pair_rows(pairs: Iterator[JudgedPair], end_id: int) -> Iterator[dict[str, Any]]:
+    """Two rows per decided pair, winner then loser: the prompt, and what its traces are read by."""
     for judged in pairs:
         preference = judged.preference
         if preference.choice == "same":
@@ -128,22 +154,27 @@ def pair_rows(pairs: Iterator[JudgedPair]) -> Iterator[dict[str, Any]]:
                 "images": list(prompt.images),
                 "prompt": [{"role": "user", "content": prompt.text}],
                 "questions": [p.question for p in edit.task.principles],
+                "end_id": end_id,
             }
 
 
 _UNKNOWN = Provenance("policy", "", "", "", 0)
 
 
-def trace_score(text: str, questions: list[str]) -> float | None:
-    """The trace's own score, or None for a Failure."""
-    verdict = parse_trace(text, [Principle(q, "follow") for q in questions], _UNKNOWN)
+def trace_score(completion: Completion, questions: list[str]) -> float | None:
+    """The trace's own score, or None for a Failure: read as evaluation reads it."""
+    verdict = read_completion(completion, [Principle(q, "follow") for q in questions], _UNKNOWN)
     return None if isinstance(verdict, Failure) else verdict.score
 
 
-def score_reward(completions: list[Any], questions: list[list[str]], **_: Any) -> list[float | None]:
+def score_reward(
+    completions: list[Any], completion_ids: list[list[int]], questions: list[list[str]], end_id: list[int], **_: Any
+) -> list[float | None]:
     """TRL's reward function: raw scores, which the trainer then contrasts."""
     texts = [completion[0]["content"] for completion in completions]
-    return [trace_score(text, asked) for text, asked in zip(texts, questions, strict=True)]
+    ended = [ids[-1:] == [end] for ids, end in zip(completion_ids, end_id, strict=True)]
+    said = [Completion(text, finished) for text, finished in zip(texts, ended, strict=True)]
+    return [trace_score(completion, asked) for completion, asked in zip(said, questions, strict=True)]
 
 
 class ProbeLog(RunLog):
@@ -169,7 +200,8 @@ def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, re
         return
     torch.manual_seed(seed)
     policy, processor = load_verifier_model(model)
-    dataset = Dataset.from_list(list(pair_rows(read_pairs(data / TRAIN_PAIRS))))
+    policy.model.visual.requires_grad_(not config.freeze_vision)
+    dataset = Dataset.from_list(list(pair_rows(read_pairs(data / TRAIN_PAIRS), processor.tokenizer.eos_token_id)))
     checkpoints = out / "trainer"
     last = last_checkpoint(checkpoints) if resume else None
     done = int(last.name.split("-")[1]) if last else 0
@@ -197,7 +229,7 @@ def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, re
 
 def _arguments(config: GcpoConfig, out: Path, seed: int) -> GRPOConfig:
     rows = 2 * config.pairs_per_step * config.traces
-    micro_batches = max(1, rows // config.micro_batch)
+    micro_batches = next(k for k in range(1, rows + 1) if rows % k == 0 and rows // k <= config.micro_batch)
     return GRPOConfig(
         output_dir=str(out),
         max_steps=config.steps,
@@ -213,8 +245,7 @@ def _arguments(config: GcpoConfig, out: Path, seed: int) -> GRPOConfig:
         loss_type="grpo",
         scale_rewards="none",
         learning_rate=config.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=config.warmup_steps,
+        lr_scheduler_type="constant",
         max_grad_norm=config.max_grad_norm,
         weight_decay=0.0,
         save_steps=config.checkpoint_every,

@@ -71,11 +71,11 @@ def vae_loss(vae: nn.Module, images: Tensor, l1_weight: float, kl_weight: float)
 def flow_matching_loss(
     editor: KontextEditor, target: Tensor, conditioning: Conditioning, shift: float, noise: torch.Generator
 ) -> Tensor:
-    """Mean squared error of the velocity at random noise levels: |v(x_t) - (x_1 - x_0)|^2 with x_t = (1 - t) x_0 + t x_1.
+    """Mean squared error of the velocity at random noise levels: |v(x_t) - (x_1 - x_0)|^2, x_t = (1 - t) x_0 + t x_1.
 
     t is uniform, moved towards noise by the schedule's own shift e: t -> e t / (1 + (e - 1) t). The guidance that the
-    transformer is told is random in [1, 5], one value per batch: there is nothing to distil here, and the editor must not
-    mind which value a user gives.
+    transformer is told is random in [1, 5], one value per batch: there is nothing to distil here, and the editor must
+    not mind which value a user gives.
     """
     told, editor.guidance = editor.guidance, 1 + 4 * float(torch.rand((), generator=noise))
     uniform = torch.rand(len(target), generator=noise)
@@ -141,7 +141,7 @@ class Ema:
 
 
 def learning_rate(step: int, steps: int, warmup: int, decay_share: float) -> float:
-    """Factor on the peak rate: linear warm-up, constant, then a cosine to 1% over the last `decay_share` of the steps."""
+    """Factor on the peak rate: linear warm-up, constant, then a cosine to 1% over the last `decay_share`."""
     begin = steps * (1 - decay_share)
     done = max(0.0, (step - begin) / max(1.0, steps - begin))
     return min(1.0, (step + 1) / max(1, warmup)) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
@@ -162,7 +162,7 @@ def sample_images(rng: Generator, count: int, split: Split) -> Array:
 
 @torch.no_grad()
 def reconstruction_metrics(vae: Any, count: int) -> dict[str, float]:
-    """On scenes of the validation split: residual (RMS in [0, 1], mean and 95th percentile) and the share read back exactly."""
+    """On validation scenes: residual (RMS in [0, 1], mean and 95th percentile) and the share read back exactly."""
     images = sample_images(generator(_EVALUATION_SEED, "val"), count, "val")
     decoded = [vae.decode(vae.encode(part).latent_dist.mode()).sample for part in _to_model(images).split(64)]
     again = (torch.cat(decoded) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
@@ -178,7 +178,7 @@ def reconstruction_metrics(vae: Any, count: int) -> dict[str, float]:
 
 
 def edit_metrics(editor: KontextEditor, split: Split, count: int, steps: int, seed: int) -> dict[str, float]:
-    """Oracle truth of sampled edits: success, the share of principles met by category, and the share of untouched copies."""
+    """Oracle truth of sampled edits: success, share of principles met by category, share of untouched copies."""
     rng = generator(_EVALUATION_SEED, split)
     tasks = [sample_task(rng, split) for _ in range(count)]
     images = edit(editor, [task.record() for task in tasks], steps, seed)
@@ -213,7 +213,7 @@ def run(config: PretrainEditorConfig, *, out: Path, seed: int = 0, resume: bool 
     metrics = train_vae(pipeline.vae, config, record, seed)
     editor = KontextEditor(pipeline, guidance=config.guidance, name="tiny-kontext")
     train_flow(editor, config, record, seed)
-    editor.save(str(out / "editor"))
+    editor.save(out / "editor")
     metrics |= edit_metrics(editor, "test", config.test_tasks, config.sampling_steps, seed)
     record.finish(metrics | {"seconds": time.monotonic() - began, "seed": seed})
 
@@ -226,6 +226,7 @@ def train_vae(vae: Any, config: PretrainEditorConfig, record: Run, seed: int) ->
         vae.load_state_dict(tensors)
         vae.register_to_config(**state["latents"])
         return state["metrics"]
+    record.rewind(-config.vae_steps - 1)
     rng = generator(seed, "train")
     optimizer = torch.optim.AdamW(vae.parameters(), config.vae_learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     vae.to(memory_format=torch.channels_last)
@@ -326,7 +327,7 @@ def _look(editor: KontextEditor, ema: Ema, config: PretrainEditorConfig, record:
     ema.swap()
     try:
         metrics = edit_metrics(editor, "val", config.evaluation_tasks, config.sampling_steps, seed)
-        editor.save(str(record.path / "editors" / f"{step:06d}"))
+        editor.save(record.path / "editors" / f"{step:06d}")
     finally:
         ema.swap()
     record.log(step, **metrics)

@@ -1,7 +1,7 @@
 """Pretraining of the tiny verifier: to see, and to compare, before it is asked to judge.
 
-Measured: verdicts alone teach nothing; dense descriptions teach to see; evidence beside every check teaches to compare. The base
-knows no verdict and no score: `yes`, `no` and `<score>` never occur here.
+Measured: verdicts alone teach nothing; dense descriptions teach to see; evidence beside every check teaches to compare.
+The base knows no verdict and no score: `yes`, `no` and `<score>` never occur here.
 """
 
 from __future__ import annotations

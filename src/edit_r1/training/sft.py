@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of a verifier on (source, edited, prompt) -> text, by TRL's `SFTTrainer` with the loss on the text alone."""
+"""Supervised fine-tuning of a verifier by TRL's `SFTTrainer`: two images and a prompt in, loss on the answer alone."""
 
 from __future__ import annotations
 

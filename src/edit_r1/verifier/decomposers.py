@@ -11,9 +11,10 @@ from typing import Protocol, cast
 from PIL.Image import Image
 
 from edit_r1.errors import UserError
+from edit_r1.images import image_hash
 from edit_r1.records import Failure, FailureKind, Principle, PrincipleCategory
 from edit_r1.verifier.engines.base import Engine
-from edit_r1.verifier.prompting import build_decomposition, image_hash, one_line, single_seed
+from edit_r1.verifier.prompting import build_decomposition, one_line, single_seed
 
 MIN_PRINCIPLES, MAX_PRINCIPLES = 3, 20
 """Bounds of a believable decomposition; the paper has about 10."""

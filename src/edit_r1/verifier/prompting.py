@@ -19,6 +19,7 @@ from typing import cast, get_args
 from PIL.Image import Image
 
 from edit_r1.errors import UserError
+from edit_r1.images import image_hash
 from edit_r1.records import EditTask, Principle, PrincipleCategory
 from edit_r1.verifier.markers import neutralise
 
@@ -83,14 +84,6 @@ def load_template(name: str) -> str:
 def prompt_hash(template: str) -> str:
     """First 16 hex digits of the SHA-256 of a template's text: which wording made a verdict."""
     return hashlib.sha256(load_template(template).encode()).hexdigest()[:16]
-
-
-def image_hash(image: Image) -> str:
-    """SHA-256 of the RGB pixels and the size; equal for equal pictures whatever file they came from."""
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
-    digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode())
-    digest.update(rgb.tobytes())
-    return digest.hexdigest()
 
 
 def build_prompt(task: EditTask, image: Image, principles: Sequence[Principle], template: str = "compact") -> Prompt:

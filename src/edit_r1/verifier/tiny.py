@@ -1,4 +1,4 @@
-"""The tiny verifier: real Qwen3-VL classes with a small configuration, a word-level tokenizer, and a processor of the same interface.
+"""The tiny verifier: real Qwen3-VL classes of a small size, a word-level tokenizer, a processor of the same interface.
 
 The stock processor needs torchvision for its video part; this one has no video part and needs none.
 """
@@ -34,7 +34,8 @@ SPECIAL = (PAD, UNKNOWN, START, END, VISION_START, VISION_END, IMAGE, VIDEO, "us
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|> {{ m.role }} "
     "{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
-    "{% if c.type == 'image' %}<|vision_start|> <|image_pad|> <|vision_end|> {% else %}{{ c.text }} {% endif %}{% endfor %}{% endif %}"
+    "{% if c.type == 'image' %}<|vision_start|> <|image_pad|> <|vision_end|> {% else %}{{ c.text }} {% endif %}"
+    "{% endfor %}{% endif %}"
     " <|im_end|> {% endfor %}{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
 )
 
@@ -101,7 +102,7 @@ def _flatten(images: Any) -> list[Image]:
 
 
 def _expand(texts: list[str], counts: list[int]) -> list[str]:
-    """Repeat every placeholder as often as its image has tokens; ValueError when placeholders and images do not match."""
+    """Repeat every placeholder as often as its image has tokens; ValueError when the two do not match in number."""
     remaining = iter(counts)
     expanded: list[str] = []
     for text in texts:
@@ -179,7 +180,7 @@ def build_tiny_qwen(size: TinySize, tokenizer: Any) -> Qwen3VLForConditionalGene
 
 
 def load_verifier_model(path: str | Path) -> tuple[Any, Any]:
-    """Model and processor of a verifier folder (safetensors), tiny or real; `UserError` when the folder is of another kind."""
+    """Model and processor of a verifier folder (safetensors), tiny or real; `UserError` when it is of another kind."""
     folder = Path(path)
     config = folder / "config.json"
     if not config.is_file():

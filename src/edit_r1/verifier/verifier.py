@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from edit_r1.errors import UserError
+from edit_r1.images import image_hash
 from edit_r1.records import Edit, EditTask, Failure, Principle, Provenance, Verdict
 from edit_r1.verifier.aggregation import find_aggregate, reduce_scores
 from edit_r1.verifier.decomposers import Decomposer
 from edit_r1.verifier.engines.base import Completion, Engine
-from edit_r1.verifier.prompting import build_prompt, image_hash, prompt_hash
+from edit_r1.verifier.prompting import build_prompt, prompt_hash
 from edit_r1.verifier.trace import parse_trace
 
 __all__ = ["Completion", "Engine", "Judgement", "Verifier", "read_completion"]

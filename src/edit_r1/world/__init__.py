@@ -1,1 +1,1 @@
-"""The built-in world: small scenes whose exact meaning is known, so that the truth of every principle can be measured."""
+"""The built-in world: small scenes of exactly known meaning, where the truth of every principle can be measured."""

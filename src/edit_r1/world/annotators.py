@@ -11,12 +11,12 @@ from edit_r1.records import Choice
 from edit_r1.world.tasks import Truth, WorldTask
 
 COST = {"follow": 4.0, "keep": 2.0, "quality": 1.0}
-"""What an unmet principle costs an annotator, by category: what was asked weighs most, unrequested changes next (paper section 1)."""
+"""What an unmet principle costs, by category. Ours: the paper's annotators judged fidelity and overall quality."""
 SAME_MARGIN = 0.05
 
 
 def utility(task: WorldTask, truth: Truth) -> float:
-    """How much an annotator likes an edit, in [0, 1]: one less the weighted share of unmet principles; 0 for an untouched copy."""
+    """How much an annotator likes an edit, in [0, 1]: one less the weighted share of unmet principles; 0 for a copy."""
     if truth.noop:
         return 0.0
     costs = [COST[claim.principle.category] for claim in task.claims]

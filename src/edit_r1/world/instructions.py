@@ -1,7 +1,8 @@
 """Operations on scenes, and the grammar that says them in words and reads them back.
 
 Eleven categories after GEdit-Bench, with stand-ins where a category needs photographs (docs/world.md), plus `compound`.
-An operation is a tuple of changes; a change puts one value in one place. `train` and `val` share phrasings, `test` has its own.
+An operation is a tuple of changes; a change puts one value in one place. `train` and `val` share phrasings, `test` has
+its own.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Operation:
         return scene
 
 
-# --- phrasings: `{thing}` is a present thing, `{new}` a thing to come, `{place}` a cell; the last of each list is for `test` ---
+# --- phrasings: `{thing}` is there, `{new}` is to come, `{place}` is a cell; the last of each list is for `test` ---
 PHRASES: dict[str, tuple[str, ...]] = {
     "background": (
         "change the background to {background}",
@@ -132,7 +133,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
 }
 JOINTS = (" and ", " then ")
 _SLOTS: dict[str, tuple[str, ...]] = {
-    **{key: values for key, values in ATTRIBUTES.items()},
+    **ATTRIBUTES,
     **FRAME,
     "place": PLACES,
     "letter": LETTERS,
@@ -140,7 +141,7 @@ _SLOTS: dict[str, tuple[str, ...]] = {
 
 
 def phrasings(category: str, split: Split) -> tuple[str, ...]:
-    """The phrasings of a simple category that a split may use; `test` and `heldout` share none with `train` and `val`."""
+    """The phrasings of a simple category in a split; `test` and `heldout` share none with `train` and `val`."""
     return PHRASES[category][-1:] if split in ("test", "heldout") else PHRASES[category][:-1]
 
 
@@ -211,7 +212,7 @@ def sample_operation(rng: Generator, scene: Scene, category: str, *, pairing: bo
 
 
 def phrase(rng: Generator, operation: Operation, scene: Scene, split: Split) -> str:
-    """The operation in words, in one of the split's phrasings; things are named by colour and shape, sometimes with their cell."""
+    """The operation in one of the split's phrasings; things are named by colour and shape, sometimes with the cell."""
     if operation.parts:
         return JOINTS[int(rng.integers(2))].join(phrase(rng, part, scene, split) for part in operation.parts)
     template = pick(rng, phrasings(operation.category, split))
@@ -232,9 +233,8 @@ def phrase(rng: Generator, operation: Operation, scene: Scene, split: Split) -> 
 def _pattern(template: str) -> re.Pattern[str]:
     """The regular expression of a template: slots become groups of their words."""
     attributes = {key: "|".join(values) for key, values in _SLOTS.items()}
-    thing = (
-        f"(?P<old_colour>{attributes['colour']}) (?P<old_shape>{attributes['shape']})( at the ({attributes['place']}))?"
-    )
+    thing = f"(?P<old_colour>{attributes['colour']}) (?P<old_shape>{attributes['shape']})"
+    thing += f"( at the (?P<at>{attributes['place']}))?"
     new = " ".join(f"(?P<{key}>{attributes[key]})" for key in ATTRIBUTES)
     text = re.escape(template).replace(r"\ ", " ")
     text = text.replace(r"\{thing\}", thing).replace(r"\{new\}", new)
@@ -247,15 +247,17 @@ _PATTERNS = [(category, _pattern(text)) for category, texts in PHRASES.items() f
 
 
 def _read_simple(category: str, words: dict[str, str], scene: Scene) -> Operation | None:
-    """The operation that matched words ask of a scene, or None when the thing or the room is not there."""
+    """The operation that matched words ask for; None when the thing or the room is not there, or nothing changes."""
     if category in FRAME:
         return Operation(category, (Change(category, words[category]),))
     goal = PLACES.index(words["place"]) if "place" in words else None
+    if goal is not None and scene.cells[goal] is not None:
+        return None
     if category == "add":
         assert goal is not None
         return Operation(category, (Change(goal, Thing(**{k: words[k] for k in ATTRIBUTES})),))
-    name = f"{words['old_colour']} {words['old_shape']}"
-    index = next((i for i, t in scene.things if t.name == name), None)
+    name, at = f"{words['old_colour']} {words['old_shape']}", words.get("at")
+    index = next((i for i, t in scene.things if t.name == name and at in (None, PLACES[i])), None)
     if index is None:
         return None
     thing = scene.cells[index]
@@ -266,8 +268,9 @@ def _read_simple(category: str, words: dict[str, str], scene: Scene) -> Operatio
         assert goal is not None
         return Operation(category, (Change(index, None), Change(goal, thing)))
     if category == "text":
-        return Operation(category, (Change(index, replace(thing, shape=words["letter"])),))
-    return Operation(category, (Change(index, replace(thing, **{k: words[k] for k in ATTRIBUTES if k in words})),))
+        words["shape"] = words["letter"] if thing.shape in LETTERS else thing.shape
+    new = replace(thing, **{k: words[k] for k in ATTRIBUTES if k in words})
+    return None if new == thing else Operation(category, (Change(index, new),))
 
 
 def _canonical(text: str) -> str:
@@ -288,7 +291,8 @@ def parse_instruction(text: str, scene: Scene) -> Operation | None:
         head, found, tail = text.partition(joint)
         if found:
             first, second = parse_instruction(head, scene), parse_instruction(tail, scene)
-            if first and second and not first.parts and not second.parts:
+            apart = first and second and not {c.place for c in first.changes} & {c.place for c in second.changes}
+            if first and second and apart and not first.parts and not second.parts:
                 return Operation("compound", (*first.changes, *second.changes), (first, second))
     return None
 

@@ -39,7 +39,7 @@ class Reading:
 def _halve(cells: Array) -> Array:
     """Cells [..., 32, 32, 3] averaged 2x2: [..., 16, 16, 3]. Matching needs no more."""
     rows = cells[..., ::2, :, :] + cells[..., 1::2, :, :]
-    return (rows[..., ::2, :] + rows[..., 1::2, :]) / 4
+    return ((rows[..., ::2, :] + rows[..., 1::2, :]) / 4).astype(np.float32, copy=False)
 
 
 @lru_cache(maxsize=1)

@@ -164,7 +164,7 @@ def _claims_of_change(scene: Scene, change: Change) -> list[Claim]:
 
 
 def principles_for(scene: Scene, operation: Operation) -> tuple[Claim, ...]:
-    """The claims of an operation on a scene: follow, then keep, then quality; five to eight in all (the paper has about ten)."""
+    """The claims of an operation: follow, then keep, then quality; five to nine (the paper has about ten)."""
     touched = {c.place for c in operation.changes}
     claims = [claim for change in operation.changes for claim in _claims_of_change(scene, change)]
     cells = tuple(i for i in range(4) if i not in touched)

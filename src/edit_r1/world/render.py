@@ -96,7 +96,7 @@ def _draw_cell(thing: Thing | None, background: str, tone: str, style: str) -> A
 
 @lru_cache(maxsize=1)
 def cell_bank() -> Array:
-    """Every cell in every setting, [len(SETTINGS), len(THINGS), CELL, CELL, 3]; quantised to 8 bits as saved images are."""
+    """Every cell in every setting, [len(SETTINGS), len(THINGS), CELL, CELL, 3], in steps of 1/255 as saved images."""
     drawings = [[_draw_cell(thing, *setting) for thing in THINGS] for setting in SETTINGS]
     return (np.round(np.asarray(drawings, np.float32) * 255) / 255).astype(np.float32)
 

@@ -1,7 +1,7 @@
 """Tasks of the built-in world, split without leaks, and their judgement by the oracle.
 
-`train`, `val` and `test` differ by scene (disjoint streams of seeds) and, `test`, by phrasing; `heldout` alone has the category,
-the colour-shape pairing and the fault that nothing else has.
+`train`, `val` and `test` differ by scene, and `test` by phrasing too; `heldout` alone has the category, the pairing of
+colour and shape, and the fault that nothing else has.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class WorldTask:
 
 
 def split_of_scene(scene: Scene) -> Split:
-    """The split that owns a scene, by its hash: no scene is in two splits (70% train, 10% val, 20% test and heldout)."""
+    """The split that owns a scene, by its hash: none is in two (70% train, 10% val, 20% test and heldout)."""
     share = hashlib.sha256(scene_to_json(scene).encode()).digest()[0] / 256
     return "train" if share < 0.7 else "val" if share < 0.8 else "test"
 

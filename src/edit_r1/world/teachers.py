@@ -59,7 +59,7 @@ def agreement(checks: Sequence[Check], gold: Sequence[bool]) -> float:
 
 
 def select(lessons: Sequence[Lesson], gold: Sequence[bool]) -> int:
-    """Index of the text to keep (paper section 2): agreement with gold, then higher average, then higher score, then lower index."""
+    """Index of the text to keep (paper section 2): agreement with gold, then average, then score, then lower index."""
 
     def rank(index: int) -> tuple[float, float, float, int]:
         lesson = lessons[index]

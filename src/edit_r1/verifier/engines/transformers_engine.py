@@ -103,15 +103,30 @@ class TransformersEngine:
         width = inputs["input_ids"].shape[1]
         watch = _ScoreWatch(self._score_tokens, width) if self._score_tokens is not None else None
         tokens: Tensor = self._model.generate(
-            **inputs,
-            generation_config=self._settings(n, max_tokens, temperature),
+            **(self._prefilled(inputs, n) if n > 1 else inputs),
+            generation_config=self._settings(max_tokens, temperature),
             logits_processor=LogitsProcessorList([watch] if watch is not None else []),
         )
         rows = tokens[:, width:].tolist()
         completions = [self._completion(row, watch.seen.get(i) if watch else None) for i, row in enumerate(rows)]
         return [completions[i : i + n] for i in range(0, len(completions), n)]
 
-    def _settings(self, n: int, max_tokens: int, temperature: float) -> GenerationConfig:
+    @torch.no_grad()
+    def _prefilled(self, inputs: Any, n: int) -> dict[str, Any]:
+        """What `generate` needs for n samples of each prompt when every prompt, pictures included, is read once.
+
+        The key-value cache of all but the last prompt token is repeated; so are the offsets of Qwen-VL's positions.
+        """
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        per_token = {key: value[:, :-1] for key, value in inputs.items() if value.shape == ids.shape}
+        cache = self._model(**inputs | per_token, use_cache=True, logits_to_keep=1).past_key_values
+        cache.batch_repeat_interleave(n)
+        core = self._model.model
+        core.rope_deltas = core.rope_deltas.repeat_interleave(n, dim=0)
+        repeated = {"input_ids": ids.repeat_interleave(n, dim=0), "attention_mask": mask.repeat_interleave(n, dim=0)}
+        return repeated | {"past_key_values": cache}
+
+    def _settings(self, max_tokens: int, temperature: float) -> GenerationConfig:
         return GenerationConfig(
             max_new_tokens=max_tokens,
             do_sample=temperature > 0,
@@ -121,7 +136,6 @@ class TransformersEngine:
             repetition_penalty=1.0,
             no_repeat_ngram_size=0,
             num_beams=1,
-            num_return_sequences=n,
             use_cache=True,
             pad_token_id=self._pad_id(),
             eos_token_id=sorted(self._end_ids()),

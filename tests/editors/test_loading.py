@@ -1,0 +1,113 @@
+"""Editors on disk: the stock pipeline loads what we write, and a wrong folder is named in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FluxKontextPipeline
+
+from edit_r1.editors.base import edit
+from edit_r1.editors.kontext import KontextEditor, load_editor
+from edit_r1.errors import UserError
+from edit_r1.records import EditTask
+
+
+@pytest.fixture(scope="module")
+def folder(editor: KontextEditor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("editors") / "saved"
+    editor.save(path)
+    return path
+
+
+def test_a_saved_editor_loads_as_a_stock_pipeline_and_paints_the_same(
+    editor: KontextEditor, tasks: list[EditTask], folder: Path
+) -> None:
+    stock = KontextEditor(FluxKontextPipeline.from_pretrained(folder, use_safetensors=True))
+    assert torch.equal(edit(stock, tasks, 2, seed=0), edit(editor, tasks, 2, seed=0))
+    loaded = load_editor(folder)
+    assert loaded.name == "saved"
+    assert torch.equal(edit(loaded, tasks, 2, seed=0), edit(editor, tasks, 2, seed=0))
+
+
+def test_nothing_is_pickled_and_no_temporary_folder_stays(folder: Path) -> None:
+    suffixes = {file.suffix for file in folder.rglob("*") if file.is_file()}
+    assert suffixes == {".json", ".safetensors"}
+    assert [entry.name for entry in folder.parent.iterdir()] == ["saved"]
+
+
+def test_saving_again_replaces_the_old_editor(editor: KontextEditor, tmp_path: Path) -> None:
+    target = tmp_path / "editor"
+    target.mkdir()
+    (target / "stale.txt").write_text("old")
+    editor.save(target)
+    assert not (target / "stale.txt").exists()
+    assert (target / "model_index.json").is_file()
+
+
+def test_a_failed_save_leaves_the_old_editor(
+    editor: KontextEditor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "editor"
+    target.mkdir()
+    (target / "model_index.json").write_text("{}")
+
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(editor.pipeline, "save_pretrained", full_disk)
+    with pytest.raises(UserError, match="disk is full"):
+        editor.save(target)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["editor"]
+    assert (target / "model_index.json").read_text() == "{}"
+
+
+def _missing(path: Path) -> None:
+    del path
+
+
+def _empty(path: Path) -> None:
+    path.mkdir()
+
+
+def _single_model(path: Path) -> None:
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"model_type": "qwen3_vl"}))
+
+
+def _other_pipeline(path: Path) -> None:
+    path.mkdir()
+    (path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+
+
+def _damaged_index(path: Path) -> None:
+    path.mkdir()
+    (path / "model_index.json").write_text('{"_class')
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_missing, "no editor at"),
+        (_empty, "no model_index.json"),
+        (_single_model, "perhaps a verifier"),
+        (_other_pipeline, "StableDiffusionPipeline"),
+        (_damaged_index, "damaged"),
+    ],
+)
+def test_a_folder_of_another_kind_is_named(make, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "given"
+    make(path)
+    with pytest.raises(UserError, match=message) as caught:
+        load_editor(path)
+    assert "given" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_lacks_a_part_is_named(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "given"
+    path.mkdir()
+    (path / "model_index.json").write_bytes((folder / "model_index.json").read_bytes())
+    with pytest.raises(UserError, match="given cannot be loaded") as caught:
+        load_editor(path)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,104 @@
+"""Measuring a verifier: scripted traces of known worth give numbers known on paper, and the journal resumes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.training.tiny_run import WORLD, tiny_world
+
+from edit_r1.data.gold import truth_of
+from edit_r1.data.make_world import TEST_PAIRS
+from edit_r1.data.store import read_pairs
+from edit_r1.evaluation import verifier as evaluation
+from edit_r1.images import image_hash
+from edit_r1.records import Check
+from edit_r1.stages import EvaluateConfig
+from edit_r1.verifier.engines.scripted import ScriptedEngine
+from edit_r1.verifier.prompting import Prompt
+from edit_r1.verifier.trace import format_trace
+from edit_r1.verifier.verifier import Verifier
+from edit_r1.world.annotators import utility
+from edit_r1.world.tasks import world_task
+
+CONFIG = EvaluateConfig(pairs=6, heldout_pairs=4, traces=2, examples=4)
+
+
+def answers(data: Path) -> dict[str, str]:
+    """For every edited image of the data the trace of a perfect verifier, whose score is ten times the utility."""
+    texts: dict[str, str] = {}
+    for name in ("pairs_test", "pairs_heldout"):
+        for pair in read_pairs(data / name):
+            for edit, reading in (
+                (pair.preference.first, pair.first_truth),
+                (pair.preference.second, pair.second_truth),
+            ):
+                truth = truth_of(edit, reading)
+                checks = [
+                    Check(principle, finding.met, finding.evidence)
+                    for principle, finding in zip(edit.task.principles, truth.findings, strict=True)
+                ]
+                texts[image_hash(edit.image)] = format_trace(checks, 10 * utility(world_task(edit.task), truth))
+    return texts
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, texts: dict[str, str], *, broken: int = 0) -> ScriptedEngine:
+    """Put a verifier with known answers in place of the model; the first `broken` edits get an unreadable trace."""
+    hopeless = list(texts)[:broken]
+
+    def say(prompt: Prompt, sample: int, seed: int) -> str:
+        key = image_hash(prompt.images[1])
+        return "no idea" if key in hopeless else texts[key]
+
+    engine = ScriptedEngine(say)
+    monkeypatch.setattr(evaluation, "load_verifier", lambda *_, **__: Verifier(engine))
+    return engine
+
+
+def test_a_perfect_verifier_is_measured_as_perfect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores are the annotators' own utilities and held-out labels have no noise: all pairs right, all checks true."""
+    data = tiny_world(tmp_path)
+    scripted(monkeypatch, answers(data))
+    found = evaluation.evaluate(
+        CONFIG, data=data, models={"gcpo": tmp_path}, out=tmp_path / "out", seed=0, resume=False
+    )["gcpo"]
+    assert found["pairwise_accuracy"] == found["tie_half"] == found["check_accuracy"] == 1.0
+    assert found["failure_rate"] == found["tie_rate"] == 0.0
+    assert (found["pairs"], found["traces"]) == (6, 2)
+    result = json.loads((tmp_path / "out" / "verifier.json").read_text())
+    assert result["heldout"]["gcpo"]["pairs"] == 4
+    for example in result["examples"]:
+        assert all((tmp_path / "out" / example[key]).is_file() for key in ("source", "first", "second"))
+
+
+def test_unreadable_traces_are_counted_and_their_pairs_are_ties(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One edit of 12 is never readable: 2 of 24 traces fail, its pair is a tie, and 5 of 6 pairs are right."""
+    data = tiny_world(tmp_path)
+    scripted(monkeypatch, answers(data), broken=1)
+    found = evaluation.evaluate(CONFIG, data=data, models={"m": tmp_path}, out=tmp_path / "out", seed=0, resume=False)
+    assert found["m"]["failure_rate"] == pytest.approx(2 / 24)
+    assert found["m"]["tie_rate"] == pytest.approx(1 / 6)
+    assert found["m"]["pairwise_accuracy"] == pytest.approx(5 / 6)
+    assert found["m"]["tie_half"] == pytest.approx(5.5 / 6)
+
+
+def test_an_interrupted_measurement_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole chunks of the journal are read back, a torn last line is made anew, and the result is the same."""
+    data = tiny_world(tmp_path)
+    monkeypatch.setattr(evaluation, "_CHUNK", 2)
+    pairs = list(read_pairs(data / TEST_PAIRS))
+    assert len(pairs) == WORLD.test_pairs
+    texts = answers(data)
+    scripted(monkeypatch, texts)
+    journal = tmp_path / "journal.jsonl"
+    whole = evaluation.answer_pairs(tmp_path, pairs, journal, CONFIG, seed=0, title="t")
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join(lines[:4]) + "\n" + lines[4][:20])
+    engine = scripted(monkeypatch, texts)
+    again = evaluation.answer_pairs(tmp_path, pairs, journal, CONFIG, seed=0, title="t")
+    assert again == whole
+    assert sum(len(call) for call in [engine.calls]) > 0
+    assert journal.read_text().splitlines() == lines

@@ -1,0 +1,553 @@
+"""Editor GRPO: advantages and objective by hand, then the loop on a tiny random Kontext with scripted rewards."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxKontextPipeline  # pyright: ignore[reportPrivateImportUsage]
+from PIL import Image
+from torch import Tensor
+
+from edit_r1.data.store import _png
+from edit_r1.editors.base import Editor
+from edit_r1.editors.kontext import KontextEditor, load_editor
+from edit_r1.editors.tiny import TinyEditorSize, build_tiny_kontext
+from edit_r1.errors import UserError
+from edit_r1.records import Edit
+from edit_r1.runs.checkpoint import load_checkpoint
+from edit_r1.runs.run import Run, read_metrics
+from edit_r1.stages import EditorGrpoConfig
+from edit_r1.training import editor_grpo
+from edit_r1.training.editor_groups import best_and_worst
+from edit_r1.training.editor_grpo import (
+    Rollout,
+    clipped_objective,
+    group_advantages,
+    reward_metrics,
+    sample_groups,
+    train,
+    update,
+)
+from edit_r1.training.editor_lora import EditorLora
+from edit_r1.training.editor_tasks import Tasks, edit_metrics, looks_unchanged, open_tasks
+from edit_r1.verifier.tiny import TinySize, build_processor, build_tiny_qwen
+from edit_r1.world.instructions import CATEGORIES
+from edit_r1.world.render import render, to_image
+from edit_r1.world.tasks import generator, sample_task, split_of_scene, world_task
+from edit_r1.world.words import vocabulary
+
+NAN = float("nan")
+SIZE = TinyEditorSize(
+    width=32, head_dim=16, double_blocks=1, single_blocks=1, text_width=16, t5_layers=1, vae_channels=(8, 8, 8)
+)
+CONFIG = EditorGrpoConfig(
+    steps=4,
+    prompts_per_step=2,
+    group_size=3,
+    sample_steps=4,
+    sde_steps=(1, 2),
+    micro_batch=4,  # does not divide the 6 edits of a step
+    lora_rank=4,
+    lora_alpha=8,
+    learning_rate=1e-2,
+    probe_every=2,
+    probe_tasks=4,
+    probe_steps=2,
+    checkpoint_every=2,
+    groups_every=2,
+)
+
+
+@pytest.fixture(scope="module")
+def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("editor")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipeline: Any = build_tiny_kontext(SIZE, vocabulary())
+    pipeline.vae.register_to_config(shift_factor=0.0, scaling_factor=1.0)  # as pretraining does, with other numbers
+    with torch.no_grad():
+        pipeline.vae.decoder.conv_out.weight.mul_(10)  # colours that differ by more than rounding
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def editor(pipeline_folder: Path) -> KontextEditor:
+    return load_editor(pipeline_folder)
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Tasks:
+    return open_tasks(tmp_path_factory.mktemp("no-data"), 0, CONFIG.probe_tasks)
+
+
+def redness(edits: Sequence[Edit]) -> list[float | None]:
+    """A reward that a policy can raise: how red the images are, stretched; every seventh verdict is unreadable."""
+    means = [np.asarray(edit.image, np.float64)[..., 0].mean() / 25.5 for edit in edits]
+    return [None if len(edits) > 4 and index % 7 == 5 else float(mean) for index, mean in enumerate(means)]
+
+
+def wrap(editor: Editor, seed: int = 0, config: EditorGrpoConfig = CONFIG) -> EditorLora:
+    return EditorLora(
+        editor,
+        rank=config.lora_rank,
+        alpha=config.lora_alpha,
+        learning_rate=config.learning_rate,
+        ema_decay=config.ema_decay,
+        seed=seed,
+    )
+
+
+def shake(lora: EditorLora, size: float = 0.05) -> None:
+    """Move the weights away from the start, where B is 0 and the editor equals its base; the running mean elsewhere."""
+    drawn = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in lora.parameters.items():
+            parameter.add_(size * torch.randn(parameter.shape, generator=drawn))
+            lora.ema[name].add_(size * torch.randn(parameter.shape, generator=drawn))
+
+
+def draw(editor: KontextEditor, tasks: Tasks, config: EditorGrpoConfig = CONFIG, seed: int = 1) -> Rollout:
+    batch = [tasks.train(index) for index in range(config.prompts_per_step)]
+    return sample_groups(editor, batch, config, torch.Generator().manual_seed(seed), seed)
+
+
+def velocity(editor: KontextEditor, rollout: Rollout) -> Tensor:
+    trajectory, conditioning = rollout.parts[0]
+    with torch.no_grad():
+        return editor.velocity(trajectory.latents[1], trajectory.sigmas[1], conditioning)
+
+
+# --- advantages ---
+
+
+def test_advantages_by_hand() -> None:
+    """Rewards 2, 4, 6: mean 4, squares 4 + 0 + 4 over 3, so std sqrt(8/3) and advantages -+sqrt(3/2)."""
+    found = group_advantages(torch.tensor([[2.0, 4.0, 6.0]]), eps=1e-12)
+    root = math.sqrt(1.5)
+    torch.testing.assert_close(found.values, torch.tensor([[-root, 0.0, root]]))
+
+
+def test_unreadable_members_are_neither_in_mean_nor_in_std() -> None:
+    """With a fourth member that cannot be read the others' advantages stay; as a 0 it would move the mean to 3."""
+    found = group_advantages(torch.tensor([[2.0, NAN, 4.0, 6.0], [2.0, 4.0, 6.0, NAN]]))
+    bare = group_advantages(torch.tensor([[2.0, 4.0, 6.0]])).values[0]
+    assert found.values[0].tolist() == [bare[0], 0.0, bare[1], bare[2]]
+    assert found.values[1].tolist() == [*bare.tolist(), 0.0]
+    assert found.signal.tolist() == [True, True]
+
+
+@pytest.mark.parametrize("rewards", [[NAN, NAN, NAN], [7.3, NAN, NAN], [7.3, 7.3, 7.3], [0.1, NAN, 0.1]])
+def test_groups_without_signal_have_zero_advantages(rewards: list[float]) -> None:
+    found = group_advantages(torch.tensor([rewards]))
+    assert found.values.tolist() == [[0.0, 0.0, 0.0]]
+    assert found.signal.tolist() == [False]
+
+
+def test_advantages_are_clipped_and_eps_is_added_to_the_std() -> None:
+    """29 zeros and a 10: mean 1/3, std 10 sqrt(29)/30, so the last is (29/3) / std = sqrt(29) = 5.39 > 5."""
+    rewards = torch.tensor([[0.0] * 29 + [10.0]])
+    assert group_advantages(rewards, clip=10.0, eps=1e-9).values[0, -1].item() == pytest.approx(math.sqrt(29))
+    assert group_advantages(rewards, clip=5.0).values[0, -1].item() == 5.0
+    # 0 and 10: mean 5, std 5; with eps 1 the advantage is 5 / 6.
+    assert group_advantages(torch.tensor([[0.0, 10.0]]), eps=1.0).values.tolist() == [pytest.approx([-5 / 6, 5 / 6])]
+
+
+def test_groups_do_not_see_each_other_and_scale_does_not_matter() -> None:
+    rewards = torch.tensor([[1.0, 5.0, 9.0], [2.0, 2.0, 8.0]])
+    together = group_advantages(rewards, eps=1e-9).values
+    assert torch.equal(together[1:], group_advantages(rewards[1:], eps=1e-9).values)
+    torch.testing.assert_close(together, group_advantages(3 * rewards + 7, eps=1e-9).values)
+
+
+# --- objective ---
+
+
+def test_clipped_objective_by_hand() -> None:
+    """Clip 0.2. A = 1: rho 1.5 gives min(1.5, 1.2), rho 0.5 min(0.5, 0.8). A = -1: min(-1.5, -1.2), min(-0.5, -0.8)."""
+    ratio = torch.tensor([1.5, 0.5, 1.5, 0.5])
+    log_probs = ratio.log().requires_grad_()
+    losses, bound = clipped_objective(log_probs, torch.zeros(4), torch.tensor([1.0, 1.0, -1.0, -1.0]), 0.2)
+    torch.testing.assert_close(losses, torch.tensor([-1.2, -0.5, 1.5, 0.8]))
+    assert bound.tolist() == [True, False, False, True]
+    losses.sum().backward()
+    # d(-rho A)/d log p = -rho A where the clip does not bind, else 0.
+    torch.testing.assert_close(log_probs.grad, torch.tensor([0.0, -0.5, 1.5, 0.0]))
+
+
+def test_objective_at_ratio_one_is_the_policy_gradient() -> None:
+    log_probs = torch.tensor([-1.3, 0.4], requires_grad=True)
+    losses, bound = clipped_objective(log_probs, log_probs.detach(), torch.tensor([2.0, -0.5]), 1e-4)
+    losses.sum().backward()
+    assert losses.tolist() == [-2.0, 0.5]
+    assert log_probs.grad is not None
+    assert log_probs.grad.tolist() == [-2.0, 0.5]
+    assert not bound.any()
+
+
+def test_reward_metrics_leave_failures_out_and_count_them() -> None:
+    """2, 4, 6 and one Failure: mean 4, std sqrt(8/3), a quarter failed."""
+    found = reward_metrics(torch.tensor([[2.0, NAN], [4.0, 6.0]]))
+    assert found == {"reward": 4.0, "reward_std": pytest.approx(math.sqrt(8 / 3)), "failure_rate": 0.25}
+
+
+# --- LoRA, reference and running mean ---
+
+
+def test_reference_is_the_base_and_mean_weights_come_and_go(editor: KontextEditor, tasks: Tasks) -> None:
+    rollout = draw(editor, tasks)
+    base = velocity(editor, rollout)
+    lora = wrap(editor)
+    assert torch.equal(velocity(editor, rollout), base)  # B = 0: the editor starts as its base
+    shake(lora)
+    trained = velocity(editor, rollout)
+    assert (trained - base).abs().max() > 1e-3
+    with lora.reference():
+        torch.testing.assert_close(velocity(editor, rollout), base, rtol=0, atol=0)
+    with lora.averaged():
+        averaged = velocity(editor, rollout)
+    assert not torch.equal(averaged, trained)
+    assert torch.equal(velocity(editor, rollout), trained)
+
+
+def test_running_mean_by_hand(editor: KontextEditor) -> None:
+    """The first decay is 1/10, the second 2/11: start 0, weights 1 then 2 give 0.9 and 0.9 * 2/11 + 2 * 9/11 = 1.8."""
+    lora = wrap(editor)
+    name = next(name for name in lora.parameters if "lora_B" in name)
+    for value, mean in ((1.0, 0.9), (2.0, 1.8)):
+        with torch.no_grad():
+            lora.parameters[name].fill_(value)
+        lora.step()  # there are no gradients: the optimiser moves nothing
+        torch.testing.assert_close(lora.ema[name], torch.full_like(lora.ema[name], mean))
+
+
+def test_lora_and_merged_editor_load_with_stock_diffusers(
+    editor: KontextEditor, tasks: Tasks, pipeline_folder: Path, tmp_path: Path
+) -> None:
+    rollout = draw(editor, tasks)
+    lora = wrap(editor)
+    shake(lora)
+    with lora.averaged():
+        expected = velocity(editor, rollout)
+    lora.save(editor.pipeline, tmp_path / "lora")
+    lora.merge()
+    editor.save(tmp_path / "model")
+    torch.testing.assert_close(velocity(load_editor(tmp_path / "model"), rollout), expected, rtol=1e-4, atol=1e-5)
+
+    stock = FluxKontextPipeline.from_pretrained(pipeline_folder)
+    stock.load_lora_weights(tmp_path / "lora")
+    torch.testing.assert_close(velocity(KontextEditor(stock), rollout), expected, rtol=1e-4, atol=1e-5)
+
+
+# --- rollout and update ---
+
+
+def test_rollout_groups_start_apart_or_together(editor: KontextEditor, tasks: Tasks) -> None:
+    apart = draw(editor, tasks).parts[0][0].latents
+    together = draw(editor, tasks, CONFIG.model_copy(update={"shared_noise": True})).parts[0][0].latents
+    assert not torch.equal(apart[0, 0], apart[0, 1])
+    assert torch.equal(together[0, 0], together[0, 2])
+    assert not torch.equal(together[0, 0], together[0, 3])  # another task
+    assert torch.equal(together[1, 0], together[1, 2])  # step 0 is deterministic
+    assert not torch.equal(together[2, 0], together[2, 2])
+
+
+def test_the_source_reaches_the_edit(editor: KontextEditor, tasks: Tasks) -> None:
+    """The same instruction and noise on two sources give two pictures: the policy is no text-to-image model."""
+    task = tasks.train(0)
+    other = replace(task, source=Image.new("RGB", task.source.size, "white"))
+    latents = [
+        sample_groups(editor, [each], CONFIG, torch.Generator().manual_seed(0), 0).parts[0][0].latents[-1]
+        for each in (task, other)
+    ]
+    assert not torch.equal(latents[0], latents[1])
+
+
+def test_first_update_has_ratio_exactly_one(editor: KontextEditor, tasks: Tasks) -> None:
+    """Also away from the start, with a micro batch that is cut short, and in every stochastic step."""
+    lora = wrap(editor)
+    shake(lora)
+    rollout = draw(editor, tasks)
+    assert [len(conditioning) for _, conditioning in rollout.parts] == [4, 2]
+    metrics = update(editor, lora, rollout, torch.linspace(-1, 1, 6), CONFIG)
+    assert metrics["ratio_shift"] == 0.0
+    assert metrics["clip_share"] == 0.0
+    assert metrics["kl"] > 0.0
+    assert metrics["grad_norm"] > 0.0
+    again = update(editor, lora, rollout, torch.linspace(-1, 1, 6), CONFIG)
+    assert again["ratio_shift"] > 0.0
+
+
+def test_ratio_is_near_one_in_other_micro_batches(editor: KontextEditor, tasks: Tasks) -> None:
+    lora = wrap(editor)
+    shake(lora)
+    metrics = update(editor, lora, split(draw(editor, tasks), 1), torch.linspace(-1, 1, 6), CONFIG)
+    assert metrics["ratio_shift"] < 1e-5
+
+
+def test_loss_by_hand_on_the_first_update(editor: KontextEditor, tasks: Tasks) -> None:
+    """At ratio 1 the objective is -A, so loss = -mean(A) + beta KL_mean = -0.5 + 0.3 KL_sum / D, with D = 64 * 16."""
+    lora = wrap(editor)
+    shake(lora)
+    config = CONFIG.model_copy(update={"beta": 0.3})
+    metrics = update(editor, lora, draw(editor, tasks), torch.full((6,), 0.5), config)
+    assert metrics["loss"] == pytest.approx(-0.5 + 0.3 * metrics["kl"] / 1024, rel=1e-4)
+    without = update(editor, lora, draw(editor, tasks), torch.full((6,), 0.5), CONFIG.model_copy(update={"beta": 0.0}))
+    assert without["kl"] == 0.0
+
+
+def split(rollout: Rollout, size: int) -> Rollout:
+    """The same rows in other micro batches."""
+    parts = []
+    for trajectory, conditioning in rollout.parts:
+        for start in range(0, len(conditioning), size):
+            rows = slice(start, start + size)
+            cut = replace(trajectory, latents=trajectory.latents[:, rows], log_probs=trajectory.log_probs[:, rows])
+            parts.append((cut, conditioning.select(rows)))
+    return Rollout(tuple(parts), rollout.edits)
+
+
+def test_accumulated_gradients_equal_those_of_one_batch(pipeline_folder: Path, tasks: Tasks) -> None:
+    """Adam hides the scale of a gradient, so gradients are compared by their norm and weights after two updates."""
+    norms, weights = [], []
+    for size in (1, 2, 4):
+        editor = load_editor(pipeline_folder)
+        lora = wrap(editor)
+        shake(lora)
+        rollout = split(draw(editor, tasks), size)
+        norms.append([update(editor, lora, rollout, torch.linspace(-1, 1, 6), CONFIG)["grad_norm"] for _ in range(2)])
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in lora.parameters.values()]))
+    for other, weight in zip(norms[1:], weights[1:], strict=True):
+        assert other == pytest.approx(norms[0], rel=1e-3)
+        torch.testing.assert_close(weight, weights[0], rtol=1e-2, atol=1e-4)
+
+
+def test_an_update_makes_what_was_better_likelier(editor: KontextEditor, tasks: Tasks) -> None:
+    """Log-probabilities of the rollout's steps rise where the advantage is positive and fall where it is negative."""
+    config = CONFIG.model_copy(update={"beta": 0.0, "learning_rate": 1e-4})
+    lora = wrap(editor, config=config)
+    shake(lora)
+    rollout = draw(editor, tasks)
+    advantages = torch.tensor([1.0, -1.0, 0.0, 0.0, 1.0, -1.0])
+    update(editor, lora, rollout, advantages, config)
+    gains = torch.cat([log_ratio(editor, *part) for part in rollout.parts], dim=1).mean(0)
+    assert (gains * advantages).sum() > 0
+    assert gains[advantages > 0].mean() > gains[advantages < 0].mean()
+
+
+def log_ratio(editor: KontextEditor, trajectory: Any, conditioning: Any) -> Tensor:
+    with torch.no_grad():
+        new = [
+            editor_grpo.log_prob(
+                trajectory.latents[index + 1],
+                editor_grpo.step_transition(editor, trajectory, conditioning, index, CONFIG.noise_level),
+            )
+            for index in trajectory.steps
+        ]
+    return torch.stack(new) - trajectory.log_probs
+
+
+# --- the loop ---
+
+
+def learn(
+    folder: Path,
+    pipeline_folder: Path,
+    tasks: Tasks,
+    *,
+    reward: editor_grpo.RewardFn = redness,
+    config: EditorGrpoConfig = CONFIG,
+    resume: bool = False,
+) -> tuple[Run, EditorLora]:
+    run = Run.open(folder, config, resume)
+    return run, train(load_editor(pipeline_folder), tasks, reward, config, run, seed=3, resume=resume)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted_bitwise(
+    pipeline_folder: Path, tasks: Tasks, tmp_path: Path
+) -> None:
+    whole, expected = learn(tmp_path / "whole", pipeline_folder, tasks)
+    calls = 0
+
+    def interrupt(edits: Sequence[Edit]) -> list[float | None]:
+        nonlocal calls
+        calls += 1
+        if calls == 6:  # the probe at 0, steps 1 and 2, the probe at 2, step 3; then Ctrl-C in step 4
+            raise KeyboardInterrupt
+        return redness(edits)
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path / "cut", pipeline_folder, tasks, reward=interrupt)
+    assert read_metrics(tmp_path / "cut")[-1]["step"] == 3  # one more than the checkpoint: it will be done again
+    torch.manual_seed(99)
+    resumed, lora = learn(tmp_path / "cut", pipeline_folder, tasks, resume=True)
+    for name, parameter in expected.parameters.items():
+        assert torch.equal(lora.parameters[name], parameter), name
+        assert torch.equal(lora.ema[name], expected.ema[name]), name
+    assert [timeless(line) for line in resumed.metrics()] == [timeless(line) for line in whole.metrics()]
+    tensors, state = load_checkpoint(whole.checkpoint)
+    again, state_again = load_checkpoint(resumed.checkpoint)
+    assert state == state_again
+    assert all(torch.equal(tensors[name], again[name]) for name in tensors if not name.startswith("rng.torch"))
+
+
+def timeless(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if not name.startswith("seconds_")}
+
+
+def test_reward_rises_and_the_run_is_recorded(pipeline_folder: Path, tasks: Tasks, tmp_path: Path) -> None:
+    changes = {"steps": 12, "prompts_per_step": 1, "group_size": 32, "micro_batch": 32, "shared_noise": True}
+    config = CONFIG.model_copy(update={**changes, "sde_steps": (2, 3), "learning_rate": 0.1, "beta": 0.0})
+    run, _ = learn(tmp_path / "run", pipeline_folder, tasks, config=config)
+    lines = run.metrics()
+    assert [line["step"] for line in lines] == list(range(13))
+    assert lines[-1]["probe_reward"] > lines[0]["probe_reward"] + 0.1
+    expected = {"reward", "reward_std", "failure_rate", "kl", "clip_share", "grad_norm", "signal_share", "noop_rate"}
+    expected |= {"seconds_sample", "seconds_verify", "seconds_update", "oracle_success", "loss", "ratio_shift"}
+    assert expected <= set(lines[1])
+    probed = {f"probe_{name}" for name in ("reward", "noop_rate", "oracle_success", "oracle_follow", "oracle_keep")}
+    assert probed <= set(lines[0]) & set(lines[2])
+    assert lines[1]["failure_rate"] == 4 / 32  # members 5, 12, 19 and 26
+    group = json.loads((tmp_path / "run/groups/000002/best/group.json").read_text())
+    assert len(group["rewards"]) == len(group["advantages"]) == 32
+    assert group["rewards"][5] is None
+    assert group["advantages"][5] == 0.0
+    assert (tmp_path / "run/groups/000002/worst/31.png").is_file()
+    with Image.open(tmp_path / "run/groups/000002/worst/source.png") as source:
+        assert source.size == (64, 64)
+
+
+def test_several_updates_leave_the_ratio_and_may_clip(pipeline_folder: Path, tasks: Tasks, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"steps": 2, "updates_per_rollout": 3, "clip": 1e-6})
+    run, lora = learn(tmp_path / "run", pipeline_folder, tasks, config=config)
+    assert lora.updates == 6
+    assert run.metrics()[-1]["clip_share"] > 0.0
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_clear_line_and_a_checkpoint(
+    pipeline_folder: Path, tasks: Tasks, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"learning_rate": 1e30, "checkpoint_every": 1})
+    with pytest.raises(UserError, match=r"diverged at step 2 .*lower learning_rate \(now 1e\+30\)"):
+        learn(tmp_path / "run", pipeline_folder, tasks, config=config)
+    _, state = load_checkpoint(tmp_path / "run/checkpoint/state.safetensors")
+    assert state["step"] == 1
+
+
+def test_without_one_readable_verdict_nothing_is_learned(pipeline_folder: Path, tasks: Tasks, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"steps": 1, "beta": 0.0})
+    run, lora = learn(tmp_path / "run", pipeline_folder, tasks, config=config, reward=lambda edits: [None] * len(edits))
+    line = run.metrics()[-1]
+    assert line["reward"] is None
+    assert line["failure_rate"] == 1.0
+    assert line["signal_share"] == 0.0
+    assert line["grad_norm"] == 0.0
+    assert all(not tensor.any() for name, tensor in lora.parameters.items() if "lora_B" in name)
+
+
+# --- groups and tasks ---
+
+
+def test_best_and_worst_groups_by_readable_mean() -> None:
+    rewards = torch.tensor([[NAN, NAN], [3.0, NAN], [9.0, 1.0], [2.0, 2.0]])
+    assert best_and_worst(rewards) == {"best": 2, "worst": 3}
+    assert best_and_worst(rewards[:1]) == {}
+
+
+def test_world_tasks_are_functions_of_their_index_and_of_their_split(tmp_path: Path) -> None:
+    one, other = open_tasks(tmp_path, 0, 6), open_tasks(tmp_path, 1, 6)
+    assert one.train(5).meta == open_tasks(tmp_path, 0, 2).train(5).meta
+    assert one.train(5).meta != one.train(6).meta
+    assert one.train(5).meta != other.train(5).meta
+    assert {split_of_scene(world_task(one.train(index)).scene) for index in range(20)} == {"train"}
+    assert {split_of_scene(world_task(task).scene) for task in one.probe} == {"val"}
+    assert {one.train(index).category for index in range(60)} <= set(CATEGORIES) - {"material"}
+
+
+def test_a_data_set_of_tasks_takes_the_place_of_the_world(tmp_path: Path) -> None:
+    rng = generator(0, "train")
+    columns = {"category": "x", "principles": "[]", "meta": ""}
+    rows = [
+        {"source": _png(sample_task(rng, "train").record().source.convert("L")), "instruction": f"task {i}", **columns}
+        for i in range(10)
+    ]
+    features = {"source": datasets.Image(), **dict.fromkeys(("instruction", *columns), datasets.Value("string"))}
+    datasets.Dataset.from_list(rows, features=datasets.Features(features)).save_to_disk(tmp_path / "editor_tasks")
+    found = open_tasks(tmp_path, 0, 48)
+    assert [task.instruction for task in found.probe] == ["task 8", "task 9"]
+    epochs = [[found.train(8 * epoch + i).instruction for i in range(8)] for epoch in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == [f"task {i}" for i in range(8)]
+    assert epochs[0] != epochs[1]
+    assert found.train(0).source.mode == "RGB"
+    metrics = edit_metrics([Edit(found.train(0), found.train(0).source, "copy", 0)])
+    assert metrics == {"noop_rate": 1.0}  # the oracle knows nothing of these tasks
+
+
+def test_a_damaged_data_set_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "editor_tasks").mkdir()
+    with pytest.raises(UserError, match="editor_tasks is no data set"):
+        open_tasks(tmp_path, 0, 4)
+
+
+def test_oracle_metrics_of_right_and_untouched_edits(tmp_path: Path) -> None:
+    """Two right edits and two copies: success 1/2, no-ops 1/2; copies keep everything and follow nothing."""
+    records = [open_tasks(tmp_path, 0, 1).train(index) for index in range(4)]
+    worlds = [world_task(record) for record in records]
+    images = [to_image(render(world.operation.apply(world.scene))) for world in worlds[:2]]
+    images += [record.source for record in records[2:]]
+    metrics = edit_metrics([Edit(record, image, "x", 0) for record, image in zip(records, images, strict=True)])
+    assert metrics["oracle_success"] == metrics["oracle_follow"] == metrics["noop_rate"] == 0.5
+    assert metrics["oracle_keep"] == metrics["oracle_quality"] == 1.0
+
+
+def test_looks_unchanged() -> None:
+    source = Image.new("RGB", (64, 64), "gray")
+    dot, patch = source.copy(), source.copy()
+    dot.paste("red", (0, 0, 4, 4))  # 16 of 4096 pixels: 0.4%
+    patch.paste("red", (0, 0, 6, 6))  # 36: 0.9%
+    assert looks_unchanged(source, dot)
+    assert not looks_unchanged(source, patch)
+
+
+# --- the stage ---
+
+
+def test_run_trains_with_a_verifier_and_leaves_lora_and_model(pipeline_folder: Path, tmp_path: Path) -> None:
+    """A random verifier writes nothing readable: every verdict is a Failure, and the run says so and ends well."""
+    processor = build_processor(vocabulary(), TinySize().patch)
+    size = TinySize(hidden=32, layers=1, heads=2, vision_hidden=32, vision_layers=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        verifier = build_tiny_qwen(size, processor.tokenizer)
+    verifier.save_pretrained(tmp_path / "verifier")
+    processor.save_pretrained(tmp_path / "verifier")
+    config = CONFIG.model_copy(update={"steps": 1, "max_tokens": 8, "probe_tasks": 2})
+    arguments: dict[str, Any] = {
+        "data": tmp_path,
+        "model": pipeline_folder,
+        "verifier": tmp_path / "verifier",
+        "seed": 0,
+    }
+    editor_grpo.run(config, **arguments, out=tmp_path / "run", resume=False)
+    done = json.loads((tmp_path / "run/done.json").read_text())
+    assert done["failure_rate"] == 1.0
+    assert done["edits"] == 6
+    assert load_editor(tmp_path / "run/model").width == 64
+    assert (tmp_path / "run/lora/pytorch_lora_weights.safetensors").is_file()
+    editor_grpo.run(config, **arguments, out=tmp_path / "run", resume=True)  # finished: returns at once
+    assert editor_grpo.model_folder(tmp_path / "run") == tmp_path / "run/model"
+    assert editor_grpo.model_folder(pipeline_folder) == pipeline_folder
+
+
+def test_a_window_outside_the_schedule_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"within 0..3"):
+        EditorGrpoConfig(sample_steps=4, sde_steps=(1, 4))

@@ -1,0 +1,221 @@
+"""GCPO: the contrast and the advantages on paper, and TRL's trainer doing exactly that."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from tests.training.tiny_run import tiny_verifier, tiny_world
+from trl.trainer.utils import RepeatSampler
+
+from edit_r1.data.make_world import TRAIN_PAIRS
+from edit_r1.data.store import read_pairs
+from edit_r1.stages import GcpoConfig
+from edit_r1.training import gcpo
+from edit_r1.training.gcpo import PairSampler, centred, contrast, group_metrics, pair_rows, trace_score
+from edit_r1.verifier.verifier import Completion
+
+NAN = float("nan")
+
+
+def groups(winner: list[float], loser: list[float]) -> torch.Tensor:
+    return torch.tensor([[winner, loser]], dtype=torch.float32)
+
+
+def test_contrast_by_hand() -> None:
+    """Winner 7, 5, 5 against loser 6, 5, 2 (N = 3).
+
+    r^w: 7 > 6, 5, 2 gives 3/3; 5 > 2 alone (5 = 5 is no win) gives 1/3; the same again.
+    r^l: above 6 is 7 alone, 1/3; above 5 is 7 alone, 1/3; above 2 are all, 3/3.
+    """
+    rewards = contrast(groups([7, 5, 5], [6, 5, 2]))
+    torch.testing.assert_close(rewards, groups([1, 1 / 3, 1 / 3], [1 / 3, 1 / 3, 1]))
+    # Means are 5/9 in both groups, so A^w = 4/9, -2/9, -2/9 and A^l = -2/9, -2/9, 4/9.
+    expected = torch.tensor([[[4, -2, -2], [-2, -2, 4]]]) / 9
+    torch.testing.assert_close(centred(rewards), expected)
+
+
+@pytest.mark.parametrize("scores", [([9, 8], [3, 2]), ([3, 2], [9, 8]), ([5, 5], [5, 5])])
+def test_separated_reversed_or_tied_groups_give_no_gradient(scores: tuple[list[float], list[float]]) -> None:
+    """All rewards are 1, 0 and 0: nothing to contrast within a group (paper section 3)."""
+    assert centred(contrast(groups(*scores))).abs().max() == 0
+
+
+def test_a_failure_earns_nothing_and_is_not_beaten() -> None:
+    """Winner 8, Failure against loser 9, 4, with N = 2.
+
+    The winner's 8 beats 4 of the loser's two readable traces: 1/2; the Failure earns 0. Loser traces face one readable
+    winner trace, so N is 1: 9 is not below 8, reward 0; 4 is below it, reward 1.
+    """
+    rewards = contrast(groups([8, NAN], [9, 4]))
+    torch.testing.assert_close(rewards, groups([0.5, 0], [0, 1]))
+
+
+def test_without_a_readable_opponent_nothing_is_earned() -> None:
+    """A share of no opponents is 0, never a division by zero."""
+    torch.testing.assert_close(contrast(groups([8, 9], [NAN, NAN])), groups([0, 0], [0, 0]))
+
+
+scores = st.lists(st.integers(0, 20).map(lambda k: k / 2), min_size=4, max_size=4)
+
+
+@given(scores, scores)
+def test_both_groups_earn_the_same_mean(winner: list[float], loser: list[float]) -> None:
+    """Mean r^w and mean r^l both count the pairs (j, k) with tau^w_j > tau^l_k, over N^2."""
+    rewards = contrast(groups(winner, loser))
+    wins = sum(w > k for w in winner for k in loser) / 16
+    assert rewards[0, 0].mean().item() == pytest.approx(wins)
+    assert rewards[0, 1].mean().item() == pytest.approx(wins)
+
+
+@given(scores, scores)
+def test_only_the_order_of_scores_matters(winner: list[float], loser: list[float]) -> None:
+    """The contrast is invariant to any strictly increasing map of the scores, and within [0, 1]."""
+    rewards = contrast(groups(winner, loser))
+    mapped = contrast(groups([s**3 + 1 for s in winner], [s**3 + 1 for s in loser]))
+    assert torch.equal(rewards, mapped)
+    assert rewards.min() >= 0
+    assert rewards.max() <= 1
+
+
+def test_group_metrics_by_hand() -> None:
+    """Two pairs: 8, 6 against 5, 5 is right (7 > 5) with all rewards 1; 4, 4 against a Failure and 4 is a tie."""
+    batch = torch.cat([groups([8, 6], [5, 5]), groups([4, 4], [NAN, 4])])
+    metrics = group_metrics(batch, contrast(batch))
+    assert metrics == {"pair_accuracy": 0.5, "pair_ties": 0.5, "failure_rate": 0.125, "signal_share": 0.0}
+
+
+@given(st.integers(1, 4), st.integers(2, 5), st.integers(1, 3))
+def test_winner_and_loser_share_a_generation_batch(pairs_per_batch: int, traces: int, repeats: int) -> None:
+    """Every batch of 2 * P * N rows holds whole pairs, N rows of the winner before N of the loser."""
+    order = RepeatSampler(range(12), 1, pairs_per_batch, repeats, shuffle=True, seed=3)  # pyright: ignore[reportArgumentType]
+    rows = list(PairSampler(order, traces))
+    assert len(rows) == len(PairSampler(order, traces))
+    for start in range(0, len(rows), 2 * traces):
+        pair = rows[start] // 2
+        assert rows[start : start + 2 * traces] == [2 * pair] * traces + [2 * pair + 1] * traces
+    assert set(Counter(rows).values()) == {traces * repeats}
+
+
+def test_rows_put_the_winner_first(tmp_path: Path) -> None:
+    """Whatever side the annotator chose, the first row of a pair is the preferred edit."""
+    data = tiny_world(tmp_path)
+    rows = list(pair_rows(read_pairs(data / TRAIN_PAIRS), 3))
+    pairs = [judged.preference for judged in read_pairs(data / TRAIN_PAIRS)]
+    assert {p.choice for p in pairs} == {"first", "second"}
+    for index, preference in enumerate(pairs):
+        winner = preference.first if preference.choice == "first" else preference.second
+        assert np.array_equal(np.asarray(rows[2 * index]["images"][1]), np.asarray(winner.image))
+        assert rows[2 * index]["prompt"] == rows[2 * index + 1]["prompt"]
+
+
+def test_a_trace_that_cannot_be_read_has_no_score() -> None:
+    """Failure is a value: None, never a number."""
+    whole = "[1] same => yes\n<score> 7.5 </score>"
+    assert trace_score(Completion(whole, finished=True), ["q"]) == 7.5
+    assert trace_score(Completion(whole + " and", finished=False), ["q"]) is None
+    assert trace_score(Completion("[1] same => yes", finished=True), ["q"]) is None
+    assert trace_score(Completion("<score> 7.5 </score>", finished=True), ["q"]) is None
+
+
+def test_rows_without_advantage_are_left_out_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights after a step are those of a step that passes every row, traces without advantage included.
+
+    Each row adds A_j / T_j sum_t rho_t / B to the objective, which is 0 with zero gradient where A_j = 0; the mean over
+    the kept rows is scaled by kept / B.
+    """
+    data, model = tiny_world(tmp_path), tiny_verifier(tmp_path)
+    # Groups of four: the first pair is separated (no signal), the second is not.
+    script = [9.0, 9, 9, 9, 1, 1, 1, 1, 9, 1, 5, 3, 2, 8, 4, 4]
+    config = GcpoConfig(steps=1, pairs_per_step=2, traces=4, micro_batch=16, max_tokens=8, probe_every=5)
+    weights: list[dict[str, torch.Tensor]] = []
+    for whole in (False, True):
+        scores = iter(script)
+        monkeypatch.setattr(gcpo, "trace_score", lambda completion, questions, s=scores: next(s))
+        if whole:
+            monkeypatch.setattr(gcpo, "select_rows", lambda inputs, rows: inputs)
+            monkeypatch.setattr(gcpo.GcpoTrainer, "_compute_loss", gcpo.GRPOTrainer._compute_loss)
+        out = tmp_path / f"whole_{whole}"
+        gcpo.run(config, data=data, model=model, out=out, seed=0, resume=False)
+        weights.append(load_file(out / "model" / "model.safetensors"))
+    before = load_file(model / "model.safetensors")
+    moved = [(weights[0][key] - before[key]).abs().max().item() for key in before]
+    assert max(moved) > 0
+    for key, expected in weights[1].items():
+        # AdamW's first step divides each gradient by itself: where it is rounding noise, its sign is too.
+        torch.testing.assert_close(weights[0][key], expected, atol=3e-7, rtol=0, msg=key)
+
+
+def test_the_trainer_contrasts_centres_and_starts_at_ratio_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step of the real trainer, with scripted scores in place of the parser alone.
+
+    The advantages that reach TRL's loss are `centred(contrast(scores))` of each pair, and in the first pass over a
+    batch the likelihood ratio is exactly 1: the policy gradient is on-policy and nothing is clipped.
+    """
+    drawn: list[float] = []
+    generator = np.random.default_rng(0)
+
+    def scripted(completion: Completion, questions: list[str]) -> float | None:
+        drawn.append(float(generator.integers(0, 21)) / 2)
+        return drawn[-1]
+
+    monkeypatch.setattr(gcpo, "trace_score", scripted)
+    seen: list[dict[str, torch.Tensor]] = []
+    original = gcpo.GcpoTrainer._generate_and_score_completions
+
+    def spy(self: gcpo.GcpoTrainer, inputs: list[dict[str, object]]) -> dict[str, torch.Tensor]:
+        seen.append(original(self, inputs))
+        return seen[-1]
+
+    monkeypatch.setattr(gcpo.GcpoTrainer, "_generate_and_score_completions", spy)
+    config = GcpoConfig(steps=1, pairs_per_step=2, traces=4, micro_batch=8, max_tokens=8, probe_every=5)
+    out = tmp_path / "gcpo"
+    gcpo.run(config, data=tiny_world(tmp_path), model=tiny_verifier(tmp_path), out=out, seed=0, resume=False)
+    expected = centred(contrast(torch.tensor(drawn).view(-1, 2, 4))).flatten()
+    torch.testing.assert_close(seen[0]["advantages"], expected)
+    assert expected.abs().max() > 0
+    metrics = gcpo.Run(out).metrics()[0]
+    assert metrics["clip_ratio/region_mean"] == 0
+    # With ratio 1 and token means per trace the loss is -mean(A) = 0 but for rounding; its gradient is not.
+    assert abs(metrics["loss"]) < 1e-6
+    assert metrics["grad_norm"] > 0
+
+
+class Interrupted(Exception):
+    """Stands for Ctrl-C."""
+
+
+def test_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the second of three steps and resumed from the first's checkpoint: the same weights, bitwise.
+
+    Traces are sampled, so this holds only if the randomness, the order of pairs and the optimiser all go on.
+    """
+    data, model = tiny_world(tmp_path), tiny_verifier(tmp_path)
+    monkeypatch.setattr(gcpo, "trace_score", lambda completion, questions: float(len(completion.text) % 11))
+    config = GcpoConfig(
+        steps=3, pairs_per_step=2, traces=2, micro_batch=4, max_tokens=6, checkpoint_every=1, probe_every=9
+    )
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    gcpo.run(config, data=data, model=model, out=whole, seed=1, resume=False)
+    original = gcpo.ProbeLog.on_step_end
+
+    def interrupt(self: gcpo.ProbeLog, args: object, state: object, control: object, **kwargs: object) -> None:
+        original(self, args, state, control, **kwargs)
+        if state.global_step == 2:  # pyright: ignore[reportAttributeAccessIssue]
+            raise Interrupted
+
+    monkeypatch.setattr(gcpo.ProbeLog, "on_step_end", interrupt)
+    with pytest.raises(Interrupted):
+        gcpo.run(config, data=data, model=model, out=broken, seed=1, resume=False)
+    monkeypatch.setattr(gcpo.ProbeLog, "on_step_end", original)
+    gcpo.run(config, data=data, model=model, out=broken, seed=1, resume=True)
+    expected, found = (load_file(run / "model" / "model.safetensors") for run in (whole, broken))
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    steps = [[line["step"] for line in gcpo.Run(run).metrics()] for run in (whole, broken)]
+    assert steps[0] == steps[1] == [1, 2, 3]
