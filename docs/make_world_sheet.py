@@ -8,18 +8,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFont
 
 from edit_r1.world.faults import FAULTS, candidate
 from edit_r1.world.instructions import CATEGORIES, GEDIT, HELDOUT_CATEGORY, parse_instruction
 from edit_r1.world.render import Array, render, to_image
-from edit_r1.world.scene import Scene, Thing, sample_scene
+from edit_r1.world.scene import Scene, Split, Thing, sample_scene
 from edit_r1.world.tasks import Truth, WorldTask, generator, judge_edits, sample_task
 
 OUT = Path(__file__).parent / "images" / "world.png"
 WIDTH, MARGIN, TILE, GAP = 1040, 28, 128, 12
 PAPER, INK, FAINT, RULE, GOOD, BAD = "#fbfbf9", "#1d1d1f", "#6b6b70", "#d9d9d4", "#2f8f4e", "#c8372d"
-CATEGORY_SEEDS = {"compound": 3, "text": 1}
+LONGEST = 56  # letters under a pair of pictures
 FAULT_INSTRUCTION = "make the red circle green and make the background cream"
 FAULT_SCENE = Scene(
     (
@@ -31,6 +32,7 @@ FAULT_SCENE = Scene(
     *("gray", "neutral", "outlined"),
 )
 FAULT_SEED = 4
+SEED = 3
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -89,21 +91,29 @@ def scenes(sheet: Sheet) -> None:
     sheet.y += TILE + 34
 
 
+def example(rng: Generator, split: Split, category: str) -> WorldTask:
+    """A task with some company for its thing, and words that fit under two pictures."""
+    while True:
+        task = sample_task(rng, split, category)
+        if len(task.scene.things) > 1 and len(task.instruction) <= LONGEST:
+            return task
+
+
 def categories(sheet: Sheet) -> None:
     """One row per category: source and right edit, twice: in a phrasing of `train` and in the one of `test`."""
-    sheet.title(
-        "Instructions",
-        "Source and right edit; left in phrasings of train and val, right in that of test. In grey the GEdit task.",
-    )
+    note = "Source and right edit; left in phrasings of train and val, right in that of test. In grey the GEdit task."
+    sheet.title("Instructions", note)
+    streams: dict[Split, Generator] = {split: generator(SEED, split) for split in ("train", "test", "heldout")}
     for category in CATEGORIES:
+        held_out = category == HELDOUT_CATEGORY
         sheet.text(MARGIN, 34, category, 18)
         sheet.text(MARGIN, 60, GEDIT.get(category, "two at once"), 13, FAINT)
-        if category == HELDOUT_CATEGORY:
+        if held_out:
             sheet.text(MARGIN, 80, "held out", 13, BAD)
-        for column, split in enumerate(("train", "test")):
-            seed = CATEGORY_SEEDS.get(category, 0)
-            task = sample_task(generator(seed, split), split, category)
-            x = 180 + column * 424
+        splits: tuple[Split, Split] = ("heldout", "heldout") if held_out else ("train", "test")
+        for column, split in enumerate(splits):
+            task = example(streams[split], split, category)
+            x = 190 + column * 424
             sheet.tile(x, render(task.scene))
             sheet.arrow(x + TILE)
             sheet.tile(x + TILE + 34, render(task.operation.apply(task.scene)))

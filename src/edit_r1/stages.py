@@ -170,19 +170,26 @@ class PretrainEditorConfig(Config):
     vae_learning_rate: float = Field(2e-3, gt=0)
     vae_l1_weight: float = Field(0.1, ge=0)
     vae_kl_weight: float = Field(1e-4, ge=0)
-    steps: int = Field(3000, ge=1)
-    batch: int = Field(32, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    text_steps: int = Field(800, ge=1)
+    text_batch: int = Field(64, ge=1)
+    text_learning_rate: float = Field(2e-3, gt=0)
+    steps: int = Field(6000, ge=1)
+    batch: int = Field(16, ge=1)
+    learning_rate: float = Field(1.2e-3, gt=0)
     warmup_steps: int = Field(100, ge=0)
     decay_share: float = Field(0.3, ge=0, le=1)
     """The last share of the steps, over which the rate falls."""
-    ema_decay: float = Field(0.998, ge=0, lt=1)
+    ema_decay: float = Field(0.996, ge=0, lt=1)
+    practice_share: float = Field(0.8, ge=0, le=1)
+    """The first share of the steps, in which every training edit is right and changed tokens weigh more."""
+    change_weight: float = Field(4.0, ge=1)
     right_share: float = Field(0.6, ge=0, le=1)
-    """Share of training edits that do what was asked; the rest have a fault."""
+    """Share of right edits after practice; the rest have a fault, as real edit data have."""
+    noise_shift: float = Field(2.0, gt=0)
+    """How far training moves noise levels towards noise, where it is decided what the edit will be."""
     word_noise: float = Field(0.1, ge=0, le=1)
     """Chance that a word without a value (a verb, say) becomes another."""
     guidance: float = 2.5
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     sampling_steps: int = Field(10, ge=1)
     log_every: int = Field(10, ge=1)
     checkpoint_every: int = Field(250, ge=1)

@@ -84,7 +84,7 @@ def test_larger_pictures_are_brought_to_size() -> None:
 
 
 def test_cells_are_drawn_where_they_belong() -> None:
-    """A red square, alone in each place in turn: its colour fills the middle of that cell, the background the others."""
+    """A red square, alone in each place in turn: its colour fills that cell's middle, the background the others."""
     square = Thing("large", "plain", "red", "square")
     for index, (y, x) in enumerate([(16, 16), (16, 48), (48, 16), (48, 48)]):
         image = render(Scene((None,) * 4, "black", "neutral", "flat").with_cell(index, square))

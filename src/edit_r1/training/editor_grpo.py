@@ -32,9 +32,7 @@ from edit_r1.training.editor_groups import record_groups
 from edit_r1.training.editor_lora import EditorLora
 from edit_r1.training.editor_tasks import Tasks, edit_metrics, open_tasks
 from edit_r1.verifier.decomposers import GrammarDecomposer
-from edit_r1.verifier.engines.transformers_engine import TransformersEngine
-from edit_r1.verifier.tiny import load_verifier_model
-from edit_r1.verifier.verifier import Verifier
+from edit_r1.verifier.local import load_verifier
 
 __all__ = ["EditorGrpoConfig", "RewardFn", "clipped_objective", "group_advantages", "run", "train"]
 
@@ -272,16 +270,16 @@ def run(
 ) -> None:
     """Train the editor in `model` (the shipped base by default) with the verifier in `verifier` as its only reward.
 
-    Both may be a model's folder or the run directory that made it. Leaves `out/lora` (for diffusers'
-    `load_lora_weights`) and `out/model` (the whole editor, merged), both with the mean weights.
+    Leaves `out/lora` (for diffusers' `load_lora_weights`) and `out/model` (the whole editor, merged), both with the
+    mean weights.
     """
     inputs = {"seed": seed, "data": str(data), "model": str(model), "verifier": str(verifier)}
     folder = Run.open(out, config, resume, inputs=inputs)
     if folder.done is not None:
         return
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    editor = load_editor(model_folder(model) if model else assets.EDITOR).to(device)
-    reward = verifier_reward(model_folder(verifier), config, device)
+    editor = load_editor(model or assets.EDITOR).to(device)
+    reward = verifier_reward(verifier, config)
     tasks = open_tasks(data, seed, config.probe_tasks)
     lora = train(editor, tasks, reward, config, folder, seed=seed, resume=resume)
     lora.save(editor.pipeline, out / "lora")
@@ -291,15 +289,14 @@ def run(
     folder.finish({"steps": config.steps, "edits": config.steps * config.prompts_per_step * config.group_size, **last})
 
 
-def verifier_reward(folder: Path, config: EditorGrpoConfig, device: str = "cpu") -> RewardFn:
+def verifier_reward(folder: Path, config: EditorGrpoConfig) -> RewardFn:
     """The mean score over `traces` sampled traces of a verifier; the edits' own seed is the seed of the sampling."""
-    model, processor = load_verifier_model(folder)
-    engine = TransformersEngine(model.to(device).eval(), processor, name=str(folder), batch_size=config.verify_batch)
-    verifier = Verifier(
-        engine,
+    verifier = load_verifier(
+        folder,
         template=config.template,
         temperature=config.temperature,
         max_tokens=config.max_tokens,
+        batch_size=config.verify_batch,
         decomposer=GrammarDecomposer(),
     )
 
@@ -307,11 +304,6 @@ def verifier_reward(folder: Path, config: EditorGrpoConfig, device: str = "cpu")
         return [judgement.score for judgement in verifier.score(edits, config.traces, edits[0].seed)]
 
     return reward
-
-
-def model_folder(path: Path) -> Path:
-    """The model of a run directory; any other folder is taken as the model itself."""
-    return path / "model" if (path / "model").is_dir() and (path / "metrics.jsonl").exists() else path
 
 
 def _velocity_fn(editor: Editor, conditioning: Conditioning) -> Callable[[Tensor, Tensor], Tensor]:

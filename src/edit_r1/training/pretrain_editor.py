@@ -1,7 +1,8 @@
-"""How the shipped tiny editor was made: a VAE, then flow matching on edits as noisy as real edit data are.
+"""How the shipped tiny editor was made: a VAE, text encoders that can read, then flow matching. Ours; not in the paper.
 
-A share of the targets misses what was asked (`NoisyEdits`), so the base learns a mixture of right and wrong edits:
-good enough to be worth judging, and with modes from which reinforcement learning can choose. Ours; not in the paper.
+Flow matching first practises right edits; then a share of the targets misses what was asked, as in real edit data, so
+that the base holds a mixture of right and wrong edits: good enough to be worth judging, and with modes from which
+reinforcement learning can choose.
 
 Shapes: B batch, L latent tokens of D numbers, C H W image.
 """
@@ -10,8 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,17 @@ from edit_r1.runs.checkpoint import (
 from edit_r1.runs.progress import track
 from edit_r1.runs.run import Run
 from edit_r1.stages import PretrainEditorConfig
+from edit_r1.training.pretrain_text import garble, train_text
 from edit_r1.world.faults import HELDOUT_FAULT, SCENE_FAULTS, faulty_scene
 from edit_r1.world.oracle import read_images
 from edit_r1.world.render import Array, render
-from edit_r1.world.scene import ATTRIBUTES, FRAME, PLACES, Split, pick, sample_scene
+from edit_r1.world.scene import Split, pick, sample_scene
 from edit_r1.world.tasks import WorldTask, generator, judge_edits, sample_task, split_of_scene
 from edit_r1.world.words import vocabulary
 
 _FAULTS = tuple(fault for fault in SCENE_FAULTS if fault != HELDOUT_FAULT)
-_VALUES = frozenset(
-    word.lower() for words in (*ATTRIBUTES.values(), *FRAME.values(), PLACES, tuple(FRAME)) for word in words
-)
 _EVALUATION_SEED = 1
+_CHANGED = 0.02  # mean square difference of normalised latents from which a token counts as changed
 
 # --- the algorithm -------------------------------------------------------------------------------------------------
 
@@ -69,11 +68,17 @@ def vae_loss(vae: nn.Module, images: Tensor, l1_weight: float, kl_weight: float)
 
 
 def flow_matching_loss(
-    editor: KontextEditor, target: Tensor, conditioning: Conditioning, shift: float, noise: torch.Generator
+    editor: KontextEditor,
+    target: Tensor,
+    conditioning: Conditioning,
+    shift: float,
+    noise: torch.Generator,
+    change_weight: float = 1.0,
 ) -> Tensor:
     """Mean squared error of the velocity at random noise levels: |v(x_t) - (x_1 - x_0)|^2, x_t = (1 - t) x_0 + t x_1.
 
-    t is uniform, moved towards noise by the schedule's own shift e: t -> e t / (1 + (e - 1) t). The guidance that the
+    t is uniform, moved towards noise by `shift` e: t -> e t / (1 + (e - 1) t). Tokens [B, L] in which the target differs
+    from the source weigh `change_weight` times as much as the others (the weighted mean is taken). The guidance that the
     transformer is told is random in [1, 5], one value per batch: there is nothing to distil here, and the editor must
     not mind which value a user gives.
     """
@@ -84,37 +89,29 @@ def flow_matching_loss(
     latents = target + sigma_B[:, None, None] * (ends - target)
     velocity = editor.velocity(latents, sigma_B, conditioning)
     editor.guidance = told
-    return (velocity.float() - (ends - target)).square().mean()
+    changed = (target - conditioning.reference).square().mean(dim=-1, keepdim=True) > _CHANGED
+    weight = 1.0 + (change_weight - 1.0) * changed
+    return (weight * (velocity.float() - (ends - target)).square()).mean() / weight.mean()
 
 
 class NoisyEdits:
     """An endless stream of (task, target image, words): a share of right edits, the rest with a fault of the scene."""
 
-    def __init__(self, rng: Generator, right_share: float, word_noise: float) -> None:
+    def __init__(self, rng: Generator, word_noise: float) -> None:
         self.rng = rng
-        self.right_share = right_share
         self.word_noise = word_noise
-        self._words = vocabulary()
 
-    def draw(self, count: int) -> list[tuple[WorldTask, Array, str]]:
+    def draw(self, count: int, right_share: float) -> list[tuple[WorldTask, Array, str]]:
         """The next examples."""
-        return [self._one() for _ in range(count)]
+        return [self._one(right_share) for _ in range(count)]
 
-    def _one(self) -> tuple[WorldTask, Array, str]:
+    def _one(self, right_share: float) -> tuple[WorldTask, Array, str]:
         task = sample_task(self.rng, "train")
-        if self.rng.random() < self.right_share:
+        if self.rng.random() < right_share:
             shown = task.operation.apply(task.scene)
         else:
             shown = faulty_scene(self.rng, task.scene, task.operation, pick(self.rng, _FAULTS))
-        return task, render(shown), self._garble(task.instruction)
-
-    def _garble(self, instruction: str) -> str:
-        """Some words that carry no value become other words, so that new phrasings are no shock."""
-        words = instruction.split()
-        for place, word in enumerate(words):
-            if word.lower() not in _VALUES and self.rng.random() < self.word_noise:
-                words[place] = pick(self.rng, self._words).strip() or word
-        return " ".join(words)
+        return task, render(shown), garble(self.rng, task.instruction, self.word_noise)
 
 
 class Ema:
@@ -203,7 +200,7 @@ def edit_metrics(editor: KontextEditor, split: Split, count: int, steps: int, se
 
 
 def run(config: PretrainEditorConfig, *, out: Path, seed: int = 0, resume: bool = False) -> None:
-    """Train both stages and write the editor into `out/editor`, with `metrics.json` beside its parts."""
+    """Train all stages and write the editor into `out/editor`, with `metrics.json` beside its parts."""
     record = Run.open(out, config, resume, inputs={"seed": seed})
     if record.done is not None:
         return
@@ -212,6 +209,15 @@ def run(config: PretrainEditorConfig, *, out: Path, seed: int = 0, resume: bool 
     pipeline: Any = build_tiny_kontext(TinyEditorSize(), vocabulary())
     metrics = train_vae(pipeline.vae, config, record, seed)
     editor = KontextEditor(pipeline, guidance=config.guidance, name="tiny-kontext")
+    if not record.checkpoint.is_file():
+        metrics |= train_text(
+            editor,
+            np.random.default_rng([seed, 200]),
+            steps=config.text_steps,
+            batch=config.text_batch,
+            peak_rate=config.text_learning_rate,
+            word_noise=config.word_noise,
+        )
     train_flow(editor, config, record, seed)
     editor.save(out / "editor")
     metrics |= edit_metrics(editor, "test", config.test_tasks, config.sampling_steps, seed)
@@ -254,25 +260,25 @@ def latent_statistics(vae: Any, images: Array) -> dict[str, float]:
 
 
 def train_flow(editor: KontextEditor, config: PretrainEditorConfig, record: Run, seed: int) -> None:
-    """Stage two: transformer and text encoders, jointly; leaves the average of the weights in the editor."""
+    """Last stage: transformer and text encoders, jointly; leaves the average of the weights in the editor."""
     modules = nn.ModuleList([editor.transformer, editor.pipeline.text_encoder, editor.pipeline.text_encoder_2])
     modules.requires_grad_(True)
     parameters = list(modules.parameters())
     optimizer = torch.optim.AdamW(parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     ema = Ema(parameters, config.ema_decay)
     rng, noise = np.random.default_rng([seed, 100]), torch.Generator().manual_seed(seed)
-    stream = NoisyEdits(rng, config.right_share, config.word_noise)
+    stream = NoisyEdits(rng, config.word_noise)
     state = _State(modules, optimizer, ema, {"data": rng, "noise": noise}, record)
-    sigmas = editor.sigmas(2)
-    shift = float(sigmas[1] / (1 - sigmas[1]))
     start = state.load()
     with track("Flow matching", config.steps, start=start) as bar:
         for step in range(start, config.steps):
             rate = learning_rate(step, config.steps, config.warmup_steps, config.decay_share)
             _set_rate(optimizer, config.learning_rate * rate)
-            with _precision(config.precision):
-                target, conditioning = encode_batch(editor, stream, config.batch)
-                loss = flow_matching_loss(editor, target, conditioning, shift, noise)
+            practice = step < config.practice_share * config.steps
+            examples = stream.draw(config.batch, 1.0 if practice else config.right_share)
+            target, conditioning = encode_batch(editor, examples)
+            weight = config.change_weight if practice else 1.0
+            loss = flow_matching_loss(editor, target, conditioning, config.noise_shift, noise, weight)
             norm = _update(optimizer, loss)
             ema.update(step)
             bar.advance(loss=float(loss.detach()))
@@ -285,9 +291,10 @@ def train_flow(editor: KontextEditor, config: PretrainEditorConfig, record: Run,
     modules.requires_grad_(False)
 
 
-def encode_batch(editor: KontextEditor, stream: NoisyEdits, count: int) -> tuple[Tensor, Conditioning]:
-    """Target latents [B, L, D] and the conditioning of the next examples; gradients flow to the text encoders."""
-    examples = stream.draw(count)
+def encode_batch(
+    editor: KontextEditor, examples: Sequence[tuple[WorldTask, Array, str]]
+) -> tuple[Tensor, Conditioning]:
+    """Target latents [B, L, D] and the conditioning of examples; gradients flow to the text encoders."""
     images = np.stack([render(task.scene) for task, _, _ in examples] + [target for _, target, _ in examples])
     source, target = editor.encode_images(_to_model(images)).float().chunk(2)
     text, pooled = editor.encode_text([words for _, _, words in examples])
@@ -351,10 +358,3 @@ def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-def _precision(name: str) -> AbstractContextManager[Any]:
-    """bfloat16 products where the processor has them and `auto` allows it: without, they are many times slower."""
-    if name == "bfloat16" or (name == "auto" and torch.cpu._is_avx512_bf16_supported()):
-        return torch.autocast("cpu", dtype=torch.bfloat16)
-    return nullcontext()
