@@ -160,6 +160,9 @@ class PretrainVerifierConfig(SftConfig):
     describe_only: float = Field(default=0.25, ge=0, le=1)
     describe: float = Field(default=0.25, ge=0, le=1)
     compare: float = Field(default=0.25, ge=0, le=1)
+    tally_steps: int = Field(default=700, gt=0)
+    """A second, shorter training that teaches numbers and the form of an answer; half of it repeats the first."""
+    tally_learning_rate: float = Field(default=5e-4, gt=0)
 
 
 class PretrainEditorConfig(Config):

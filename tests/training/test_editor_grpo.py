@@ -244,7 +244,7 @@ def test_lora_and_merged_editor_load_with_stock_diffusers(
     torch.testing.assert_close(velocity(load_editor(tmp_path / "model"), rollout), expected, rtol=1e-4, atol=1e-5)
 
     stock = FluxKontextPipeline.from_pretrained(pipeline_folder)
-    stock.load_lora_weights(tmp_path / "lora")
+    stock.load_lora_weights(str(tmp_path / "lora"))
     torch.testing.assert_close(velocity(KontextEditor(stock), rollout), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -1,7 +1,7 @@
-"""Held-out measurement of editors: samples of the built-in world's test tasks that are right, as the oracle reads them.
+"""Held-out measurement of editors: which of their edits are right, as the oracle reads them.
 
-All editors get the same tasks and start from the same noise; sampling is deterministic (ODE). The oracle decides what is
-right; the verifier's score is reported beside it.
+All editors get the same tasks of the world's test split and start from the same noise; sampling is deterministic
+(ODE). The oracle decides what is right; the verifier's score is reported beside it.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def examples(
     tasks: Sequence[WorldTask], stages: Mapping[str, Sequence[Sample]], count: int, images: Path
 ) -> list[dict[str, Any]]:
     """Examples for the report (`results.EditExample`); their pictures are written into `images`."""
-    first, last = list(stages.values())[0], list(stages.values())[-1]
+    first, *_, last = [*stages.values(), *stages.values()]
     chosen = choose(
         [sample.truth.success for sample in first],
         [sample.truth.success for sample in last],
@@ -181,7 +181,7 @@ def evaluate(
             for name, path in models.items()
         }
     rows = {name: judged(samples) for name, samples in stages.items()}
-    result = {
+    result: dict[str, Any] = {
         "stages": {name: editor_metrics(edits, seed=seed).to_json() for name, edits in rows.items()},
         "by_category": {name: edits_by_category(edits) for name, edits in rows.items()},
         "examples": examples(tasks, stages, config.examples, out / "images"),

@@ -114,7 +114,7 @@ class GcpoTrainer(GRPOTrainer):
 def select_rows(inputs: dict[str, Any], rows: list[int]) -> dict[str, Any]:
     """Some rows of a TRL batch, pictures included.
 
-    A trace with advantage 0 adds nothing to the loss or to its gradient, for there is no KL term; many have it, in pairs
+    A trace with advantage 0 adds nothing to the loss or its gradient, for there is no KL term; many have it, in pairs
     that are already told apart, or not at all. Leaving them out is exact and saves their passes.
     """
     total = len(inputs["advantages"])

@@ -77,8 +77,8 @@ def flow_matching_loss(
 ) -> Tensor:
     """Mean squared error of the velocity at random noise levels: |v(x_t) - (x_1 - x_0)|^2, x_t = (1 - t) x_0 + t x_1.
 
-    t is uniform, moved towards noise by `shift` e: t -> e t / (1 + (e - 1) t). Tokens [B, L] in which the target differs
-    from the source weigh `change_weight` times as much as the others (the weighted mean is taken). The guidance that the
+    t is uniform, moved towards noise by `shift` e: t -> e t / (1 + (e - 1) t). Tokens in which the target differs from
+    the source weigh `change_weight` times as much as the others (a weighted mean over B and L). The guidance that the
     transformer is told is random in [1, 5], one value per batch: there is nothing to distil here, and the editor must
     not mind which value a user gives.
     """
@@ -209,6 +209,7 @@ def run(config: PretrainEditorConfig, *, out: Path, seed: int = 0, resume: bool 
     pipeline: Any = build_tiny_kontext(TinyEditorSize(), vocabulary())
     metrics = train_vae(pipeline.vae, config, record, seed)
     editor = KontextEditor(pipeline, guidance=config.guidance, name="tiny-kontext")
+    torch.manual_seed(seed)  # whether or not the VAE was trained just now
     if not record.checkpoint.is_file():
         metrics |= train_text(
             editor,

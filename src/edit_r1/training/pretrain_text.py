@@ -1,7 +1,7 @@
 """The tiny editor's text encoders learn to read first, as the CLIP and the T5 of FLUX come pretrained.
 
-Linear heads, thrown away afterwards, must tell from CLIP's pooled vector what the whole instruction asks, and from every
-T5 token what the part that it belongs to asks: the category, the thing that is named, and the new values. Ours.
+Linear heads, thrown away afterwards, must tell from CLIP's pooled vector what the instruction asks, and from every T5
+token what the part that it belongs to asks: the category, the thing that is named, and the new values. Ours.
 
 Shapes: B batch, T text tokens, P = 2 parts of an instruction, S slots.
 """

@@ -1,7 +1,7 @@
 """Pretraining of the tiny verifier: to see, and to compare, before it is asked to judge.
 
 Measured: verdicts alone teach nothing; dense descriptions teach to see; evidence beside every check teaches to compare.
-The base knows no verdict and no score: `yes`, `no` and `<score>` never occur here.
+Last come numbers and the form of an answer, by tallies of given answers. The base is never asked to judge.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edit_r1.world.faults import candidate, draw_faults
 from edit_r1.world.oracle import Reading
 from edit_r1.world.principles import cell_evidence, frame_evidence
 from edit_r1.world.render import to_image
-from edit_r1.world.scene import FRAME, PLACES, Scene, Split
+from edit_r1.world.scene import FRAME, PLACES, Scene, Split, pick
 from edit_r1.world.tasks import Truth, generator, sample_task
 from edit_r1.world.words import vocabulary
 
@@ -55,8 +55,19 @@ def observe(truth: Truth) -> str:
     return "\n".join(f"[{k}] {finding.evidence}" for k, finding in enumerate(truth.findings, 1))
 
 
+def tally(rng: Generator) -> tuple[str, str]:
+    """Given answers, to be written in the form of a trace with their average and ten times it as the score."""
+    share = rng.choice([0.3, 0.6, 0.8, 0.9])
+    answers = ["yes" if rng.random() < share else "no" for _ in range(int(rng.integers(4, 10)))]
+    average = answers.count("yes") / len(answers)
+    given = [f"[{k}] {answer}" for k, answer in enumerate(answers, 1)]
+    written = [f"[{k}] => {answer}" for k, answer in enumerate(answers, 1)]
+    numbers = [f"<average> {average:.1f} </average>", f"<score> {round(20 * average) / 2:.1f} </score>"]
+    return "\n".join(given), "\n".join([*written, *numbers])
+
+
 def lesson(rng: Generator, kind: str, split: Split = "train") -> dict[str, Any]:
-    """One sample of a kind: `describe`, `compare` or `observe`."""
+    """One sample of a kind: `describe`, `compare`, `observe` or `tally`."""
     task = sample_task(rng, split)
     drawn = candidate(rng, task.scene, task.operation, draw_faults(rng))
     truth = task.judge(Reading(drawn.scene, drawn.defects, residual=0.0))
@@ -64,6 +75,8 @@ def lesson(rng: Generator, kind: str, split: Split = "train") -> dict[str, Any]:
         prompt, text = "describe", describe(task.scene, truth.reading)
     elif kind == "compare":
         prompt, text = "compare", compare(task.scene, truth.reading)
+    elif kind == "tally":
+        prompt, text = tally(rng)
     else:
         questions = [f"[{k}] {claim.principle.question}" for k, claim in enumerate(task.claims, 1)]
         prompt, text = "\n".join([f"observe {task.instruction}", *questions]), observe(truth)
@@ -84,6 +97,13 @@ def lessons(config: PretrainVerifierConfig, seed: int) -> Iterator[dict[str, Any
         yield lesson(rng, kind)
 
 
+def tallies(config: PretrainVerifierConfig, seed: int) -> Iterator[dict[str, Any]]:
+    """The stream of the second training: tallies, and as many lessons of the first."""
+    rng = generator(seed + 1, "train")
+    for _ in range(config.tally_steps * config.batch_size):
+        yield lesson(rng, "tally" if rng.random() < 0.5 else pick(rng, ("describe", "compare", "observe", "observe")))
+
+
 def run(config: PretrainVerifierConfig, *, out: Path, seed: int, resume: bool) -> None:
     """Train a tiny verifier base from nothing; the result is `out/model`, with its measurement in `done.json`."""
     folder = Run.open(out, config, resume, inputs={"seed": seed})
@@ -92,8 +112,18 @@ def run(config: PretrainVerifierConfig, *, out: Path, seed: int, resume: bool) -
     torch.manual_seed(seed)
     processor = build_processor(vocabulary(), config.size.patch)
     model = build_tiny_qwen(config.size, processor.tokenizer)
-    stream = IterableDataset.from_generator(lessons, gen_kwargs={"config": config, "seed": seed})
-    fine_tune(model, processor, stream, config, folder, "Pretraining", seed=seed, resume=resume)
+    given = {"config": config, "seed": seed}
+    first = Run.open(out / "first", config, resume, inputs={"seed": seed})
+    if first.done is None:
+        stream = IterableDataset.from_generator(lessons, gen_kwargs=given)
+        fine_tune(model, processor, stream, config, first, "Seeing and comparing", seed=seed, resume=resume)
+        model.save_pretrained(first.path / "model")
+        first.finish({"steps": config.steps})
+    else:
+        model = type(model).from_pretrained(first.path / "model")
+    second = config.model_copy(update={"steps": config.tally_steps, "learning_rate": config.tally_learning_rate})
+    stream = IterableDataset.from_generator(tallies, gen_kwargs=given)
+    fine_tune(model, processor, stream, second, folder, "Numbers", seed=seed, resume=resume)
     model.save_pretrained(out / "model")
     processor.save_pretrained(out / "model")
     folder.finish(exact_match(model, processor, seed))
@@ -104,7 +134,7 @@ def exact_match(model: Any, processor: Any, seed: int, count: int = 100) -> dict
     rng = generator(seed, "val")
     engine = TransformersEngine(model, processor, name="base")
     result: dict[str, float] = {}
-    for kind in ("describe", "compare", "observe"):
+    for kind in ("describe", "compare", "observe", "tally"):
         asked = [lesson(rng, kind, "val") for _ in range(count)]
         prompts = [Prompt(tuple(row["images"]), row["prompt"][0]["content"]) for row in asked]
         answers = engine.generate(prompts, n=1, seed=0, max_tokens=160, temperature=0.0)
