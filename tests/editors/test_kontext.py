@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler  # pyright: ignore[reportPrivateImportUsage]
 from peft import LoraConfig, inject_adapter_in_model
 from tests.editors.conftest import tiny_editor
 from torch import Tensor

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import FluxKontextPipeline
+from diffusers import FluxKontextPipeline  # pyright: ignore[reportPrivateImportUsage]
 
 from edit_r1.editors.base import edit
 from edit_r1.editors.kontext import KontextEditor, load_editor

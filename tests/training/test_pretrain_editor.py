@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from edit_r1.editors.base import Conditioning
 from edit_r1.stages import PretrainEditorConfig
 from edit_r1.training import pretrain_editor as stage
-from edit_r1.training.pretrain_editor import Ema, NoisyEdits, flow_matching_loss, latent_statistics, learning_rate
+from edit_r1.training.pretrain_editor import NoisyEdits, flow_matching_loss
 from edit_r1.training.pretrain_text import SLOTS, garble, reading_batch, slot_classes
+from edit_r1.training.pretrain_vae import latent_statistics, sample_images, to_model
+from edit_r1.training.steps import Ema, learning_rate
 from edit_r1.world.instructions import parse_instruction
 from edit_r1.world.render import render
 from edit_r1.world.scene import Scene, Thing
@@ -139,10 +141,10 @@ def test_tokens_belong_to_their_part() -> None:
 def test_latents_are_brought_to_mean_0_and_variance_1() -> None:
     torch.manual_seed(0)
     vae: Any = stage.build_tiny_kontext(stage.TinyEditorSize(), ["red"]).vae
-    images = stage.sample_images(np.random.default_rng(0), 8, "train")
+    images = sample_images(np.random.default_rng(0), 8, "train")
     statistics = latent_statistics(vae, images)
     with torch.no_grad():
-        latents = vae.encode(stage._to_model(images)).latent_dist.mode()
+        latents = vae.encode(to_model(images)).latent_dist.mode()
     normal = (latents - statistics["shift_factor"]) * statistics["scaling_factor"]
     assert float(normal.mean()) == pytest.approx(0, abs=1e-4)
     assert float(normal.std()) == pytest.approx(1, abs=1e-3)
@@ -156,6 +158,8 @@ SMALL = PretrainEditorConfig(
     steps=4,
     batch=2,
     practice_share=0.7,
+    decoder_steps=2,
+    decoder_batch=2,
     checkpoint_every=2,
     log_every=1,
     sampling_steps=1,
@@ -179,7 +183,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatc
             stage.run(SMALL, out=broken, seed=0)
     assert not (broken / "done.json").exists()
     stage.run(SMALL, out=broken, seed=0, resume=True)
-    for part in ("transformer/diffusion_pytorch_model", "text_encoder/model", "text_encoder_2/model"):
+    for part in ("transformer/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder_2/model"):
         one, other = (load_file(path / "editor" / f"{part}.safetensors") for path in (whole, broken))
         assert all(torch.equal(one[name], other[name]) for name in one)
     steps = [line["step"] for line in stage.Run(broken).metrics() if "loss" in line]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FluxKontextPipeline
+from diffusers import FluxKontextPipeline  # pyright: ignore[reportPrivateImportUsage]
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
@@ -136,7 +136,7 @@ class KontextEditor:
 
         They are drawn in the pipeline's order (channels first, then packed): the same generator gives the same picture.
         """
-        shape = (count, self.transformer.config.in_channels // 4, 2 * self.rows, 2 * self.columns)
+        shape = (count, self.pipeline.transformer.config.in_channels // 4, 2 * self.rows, 2 * self.columns)
         drawn = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)
         return self.pipeline._pack_latents(drawn, *shape).to(self.device)
 
@@ -158,7 +158,7 @@ class KontextEditor:
         """Velocity [B, L, D] of latents [B, L, D]; `sigma` a scalar or [B]. In the transformer's dtype."""
         dtype, count = conditioning.text.dtype, latents.shape[0]
         time = (sigma.to(latents.device, torch.float32) * _TRAIN_TIMESTEPS).to(dtype) / _TRAIN_TIMESTEPS
-        guided = self.transformer.config.guidance_embeds
+        guided = self.pipeline.transformer.config.guidance_embeds
         output = self.transformer(
             hidden_states=torch.cat([latents.to(dtype), conditioning.reference.to(dtype)], dim=1),
             timestep=time.expand(count),
@@ -175,9 +175,13 @@ class KontextEditor:
     def decode(self, latents: Tensor) -> Tensor:
         """Images, float32 [B, 3, H, W] in [0, 1]."""
         vae = self.pipeline.vae
+        return (vae.decode(self.unpack(latents), return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
+
+    def unpack(self, latents: Tensor) -> Tensor:
+        """What the VAE's decoder wants of latents [B, L, D]: tokens put back in place, mean and variance restored."""
+        vae = self.pipeline.vae
         unpacked = self.pipeline._unpack_latents(latents, self.height, self.width, self.pipeline.vae_scale_factor)
-        unpacked = unpacked.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
-        return (vae.decode(unpacked, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
+        return unpacked.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
 
     def save(self, folder: Path) -> None:
         """Write the pipeline (safetensors), whole or not at all.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -59,13 +60,14 @@ def track(description: str, total: int, *, start: int = 0, console: Console | No
 
 
 def _silence_libraries() -> None:
-    """One bar is enough: those of the libraries are switched off, where the libraries are loaded at all."""
-    for name, switch in (
-        ("datasets", "disable_progress_bars"),
-        ("transformers.utils.logging", "disable_progress_bar"),
-        ("diffusers.utils.logging", "disable_progress_bar"),
+    """One bar is enough: those of the libraries that are loaded are switched off, and their advice to developers."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    for name, switches in (
+        ("datasets", ("disable_progress_bars",)),
+        ("transformers.utils.logging", ("disable_progress_bar", "set_verbosity_error")),
+        ("diffusers.utils.logging", ("disable_progress_bar",)),
     ):
-        if name in sys.modules:
+        for switch in switches if name in sys.modules else ():
             getattr(sys.modules[name], switch)()
 
 

@@ -9,9 +9,8 @@ Shapes: B batch, L latent tokens of D numbers, C H W image.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,36 +34,20 @@ from edit_r1.runs.progress import track
 from edit_r1.runs.run import Run
 from edit_r1.stages import PretrainEditorConfig
 from edit_r1.training.pretrain_text import garble, train_text
+from edit_r1.training.pretrain_vae import reconstruction_loss, reconstruction_metrics, to_model, train_vae
+from edit_r1.training.steps import Ema, learning_rate, set_rate, update
 from edit_r1.world.faults import HELDOUT_FAULT, SCENE_FAULTS, faulty_scene
-from edit_r1.world.oracle import read_images
 from edit_r1.world.render import Array, render
-from edit_r1.world.scene import Split, pick, sample_scene
-from edit_r1.world.tasks import WorldTask, generator, judge_edits, sample_task, split_of_scene
+from edit_r1.world.scene import Split, pick
+from edit_r1.world.tasks import WorldTask, generator, judge_edits, sample_task
 from edit_r1.world.words import vocabulary
 
 _FAULTS = tuple(fault for fault in SCENE_FAULTS if fault != HELDOUT_FAULT)
 _EVALUATION_SEED = 1
+_DECODER_NOISE = 0.6
 _CHANGED = 0.02  # mean square difference of normalised latents from which a token counts as changed
 
 # --- the algorithm -------------------------------------------------------------------------------------------------
-
-
-def vae_loss(vae: nn.Module, images: Tensor, l1_weight: float, kl_weight: float) -> tuple[Tensor, dict[str, float]]:
-    """Reconstruction (mean square and absolute error per number, pixels in [0, 1]) plus KL per latent number.
-
-    Args:
-        vae: an AutoencoderKL.
-        images: [B, 3, H, W] in [-1, 1].
-        l1_weight: weight of the absolute error.
-        kl_weight: weight of the KL; small: it only keeps latents from growing and the decoder used to a little noise.
-    """
-    posterior = vae.encode(images).latent_dist  # type: ignore[operator]
-    decoded = vae.decode(posterior.sample()).sample  # type: ignore[operator]
-    error = (decoded - images) / 2
-    mse = error.square().mean()
-    kl = posterior.kl().mean() / posterior.mean[0].numel()
-    loss = mse + l1_weight * error.abs().mean() + kl_weight * kl
-    return loss, {"rms": float(mse.detach().sqrt()), "kl": float(kl.detach())}
 
 
 def flow_matching_loss(
@@ -114,64 +97,7 @@ class NoisyEdits:
         return task, render(shown), garble(self.rng, task.instruction, self.word_noise)
 
 
-class Ema:
-    """Exponential moving average of parameters, warmed up as min(decay, (1 + n) / (10 + n))."""
-
-    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
-        self.parameters = list(parameters)
-        self.shadow = [parameter.detach().clone() for parameter in self.parameters]
-        self.decay = decay
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move towards the parameters after update number `step` (from 0)."""
-        rate = 1 - min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.shadow, [parameter.data for parameter in self.parameters], rate)
-
-    @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange the average and the parameters; a second call undoes the first."""
-        for shadow, parameter in zip(self.shadow, self.parameters, strict=True):
-            held = parameter.detach().clone()
-            parameter.copy_(shadow)
-            shadow.copy_(held)
-
-
-def learning_rate(step: int, steps: int, warmup: int, decay_share: float) -> float:
-    """Factor on the peak rate: linear warm-up, constant, then a cosine to 1% over the last `decay_share`."""
-    begin = steps * (1 - decay_share)
-    done = max(0.0, (step - begin) / max(1.0, steps - begin))
-    return min(1.0, (step + 1) / max(1, warmup)) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
-
-
 # --- measurements --------------------------------------------------------------------------------------------------
-
-
-def sample_images(rng: Generator, count: int, split: Split) -> Array:
-    """Clean images of random scenes of a split, [count, 64, 64, 3] in [0, 1]."""
-    images: list[Array] = []
-    while len(images) < count:
-        scene = sample_scene(rng)
-        if split_of_scene(scene) == split:
-            images.append(render(scene))
-    return np.stack(images)
-
-
-@torch.no_grad()
-def reconstruction_metrics(vae: Any, count: int) -> dict[str, float]:
-    """On validation scenes: residual (RMS in [0, 1], mean and 95th percentile) and the share read back exactly."""
-    images = sample_images(generator(_EVALUATION_SEED, "val"), count, "val")
-    decoded = [vae.decode(vae.encode(part).latent_dist.mode()).sample for part in _to_model(images).split(64)]
-    again = (torch.cat(decoded) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    again = np.round(again * 255) / 255
-    rms = np.sqrt(((again - images) ** 2).mean((1, 2, 3)))
-    pairs = zip(read_images(again), read_images(images), strict=True)
-    exact = [read.scene == true.scene and not read.defects for read, true in pairs]
-    return {
-        "vae_rms": float(rms.mean()),
-        "vae_rms_p95": float(np.quantile(rms, 0.95)),
-        "vae_read_back": float(np.mean(exact)),
-    }
 
 
 def edit_metrics(editor: KontextEditor, split: Split, count: int, steps: int, seed: int) -> dict[str, float]:
@@ -220,48 +146,14 @@ def run(config: PretrainEditorConfig, *, out: Path, seed: int = 0, resume: bool 
             word_noise=config.word_noise,
         )
     train_flow(editor, config, record, seed)
+    metrics |= train_decoder(editor, config, seed)
     editor.save(out / "editor")
     metrics |= edit_metrics(editor, "test", config.test_tasks, config.sampling_steps, seed)
     record.finish(metrics | {"seconds": time.monotonic() - began, "seed": seed})
 
 
-def train_vae(vae: Any, config: PretrainEditorConfig, record: Run, seed: int) -> dict[str, float]:
-    """Stage one: reconstruct clean scenes, then set the scale and the shift that give latents mean 0 and variance 1."""
-    done = record.path / "checkpoint" / "vae.safetensors"
-    if done.is_file():
-        tensors, state = load_checkpoint(done)
-        vae.load_state_dict(tensors)
-        vae.register_to_config(**state["latents"])
-        return state["metrics"]
-    record.rewind(-config.vae_steps - 1)
-    rng = generator(seed, "train")
-    optimizer = torch.optim.AdamW(vae.parameters(), config.vae_learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    vae.to(memory_format=torch.channels_last)
-    with track("VAE", config.vae_steps) as bar:
-        for step in range(config.vae_steps):
-            _set_rate(optimizer, config.vae_learning_rate * learning_rate(step, config.vae_steps, 100, 1.0))
-            images = _to_model(sample_images(rng, config.vae_batch, "train"))
-            loss, metrics = vae_loss(vae, images, config.vae_l1_weight, config.vae_kl_weight)
-            _update(optimizer, loss)
-            bar.advance(**metrics)
-            if step % config.log_every == 0:
-                record.log(step - config.vae_steps, **metrics)
-    latents = latent_statistics(vae, sample_images(rng, 256, "train"))
-    vae.register_to_config(**latents)
-    metrics = reconstruction_metrics(vae, config.evaluation_tasks)
-    save_checkpoint(done, vae.state_dict(), {"latents": latents, "metrics": metrics})
-    return metrics
-
-
-@torch.no_grad()
-def latent_statistics(vae: Any, images: Array) -> dict[str, float]:
-    """The shift and the scale that give latents mean 0 and variance 1, as the configuration of a VAE names them."""
-    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in _to_model(images).split(64)])
-    return {"shift_factor": float(latents.mean()), "scaling_factor": float(1 / latents.std())}
-
-
 def train_flow(editor: KontextEditor, config: PretrainEditorConfig, record: Run, seed: int) -> None:
-    """Last stage: transformer and text encoders, jointly; leaves the average of the weights in the editor."""
+    """The main stage: transformer and text encoders, jointly; leaves the average of the weights in the editor."""
     modules = nn.ModuleList([editor.transformer, editor.pipeline.text_encoder, editor.pipeline.text_encoder_2])
     modules.requires_grad_(True)
     parameters = list(modules.parameters())
@@ -274,13 +166,13 @@ def train_flow(editor: KontextEditor, config: PretrainEditorConfig, record: Run,
     with track("Flow matching", config.steps, start=start) as bar:
         for step in range(start, config.steps):
             rate = learning_rate(step, config.steps, config.warmup_steps, config.decay_share)
-            _set_rate(optimizer, config.learning_rate * rate)
+            set_rate(optimizer, config.learning_rate * rate)
             practice = step < config.practice_share * config.steps
             examples = stream.draw(config.batch, 1.0 if practice else config.right_share)
             target, conditioning = encode_batch(editor, examples)
             weight = config.change_weight if practice else 1.0
             loss = flow_matching_loss(editor, target, conditioning, config.noise_shift, noise, weight)
-            norm = _update(optimizer, loss)
+            norm = update(optimizer, loss)
             ema.update(step)
             bar.advance(loss=float(loss.detach()))
             if (step + 1) % config.log_every == 0:
@@ -292,12 +184,55 @@ def train_flow(editor: KontextEditor, config: PretrainEditorConfig, record: Run,
     modules.requires_grad_(False)
 
 
+def train_decoder(editor: KontextEditor, config: PretrainEditorConfig, seed: int) -> dict[str, float]:
+    """Last stage: the decoder gets used to latents as the transformer makes them, and still to clean ones.
+
+    It sees one-step estimates of the image from noised targets (noise levels up to `_DECODER_NOISE`); a fifth of the
+    latents is clean. The encoder, and with it the meaning of latents, stays as it is.
+    """
+    vae = editor.pipeline.vae
+    vae.decoder.requires_grad_(True)
+    optimizer = torch.optim.AdamW(vae.decoder.parameters(), config.decoder_learning_rate, betas=(0.9, 0.99))
+    stream, noise = (
+        NoisyEdits(np.random.default_rng([seed, 300]), config.word_noise),
+        torch.Generator().manual_seed(seed),
+    )
+    with track("Decoder", config.decoder_steps) as bar:
+        for step in range(config.decoder_steps):
+            set_rate(optimizer, config.decoder_learning_rate * learning_rate(step, config.decoder_steps, 50, 1.0))
+            examples = stream.draw(config.decoder_batch, config.right_share)
+            images = to_model(np.stack([target for _, target, _ in examples]))
+            loss, rms = reconstruction_loss(_decode(editor, _estimates(editor, examples, noise)), images, 0.1)
+            update(optimizer, loss)
+            bar.advance(rms=rms)
+    vae.requires_grad_(False)
+    return reconstruction_metrics(vae, config.evaluation_tasks)
+
+
+@torch.no_grad()
+def _estimates(
+    editor: KontextEditor, examples: Sequence[tuple[WorldTask, Array, str]], noise: torch.Generator
+) -> Tensor:
+    """One-step estimates x_t - t v of the targets' latents, [B, L, D]; a fifth are the targets themselves."""
+    target, conditioning = encode_batch(editor, examples)
+    sigma_B11 = _DECODER_NOISE * torch.rand(len(target), 1, 1, generator=noise)
+    latents = target + sigma_B11 * (torch.randn(target.shape, generator=noise) - target)
+    estimate = latents - sigma_B11 * editor.velocity(latents, sigma_B11.flatten(), conditioning)
+    clean = torch.rand(len(target), 1, 1, generator=noise) < 0.2
+    return torch.where(clean, target, estimate)
+
+
+def _decode(editor: KontextEditor, latents: Tensor) -> Tensor:
+    """Images [B, 3, H, W] in [-1, 1], with gradients for the decoder."""
+    return editor.pipeline.vae.decode(editor.unpack(latents)).sample
+
+
 def encode_batch(
     editor: KontextEditor, examples: Sequence[tuple[WorldTask, Array, str]]
 ) -> tuple[Tensor, Conditioning]:
     """Target latents [B, L, D] and the conditioning of examples; gradients flow to the text encoders."""
     images = np.stack([render(task.scene) for task, _, _ in examples] + [target for _, target, _ in examples])
-    source, target = editor.encode_images(_to_model(images)).float().chunk(2)
+    source, target = editor.encode_images(to_model(images)).float().chunk(2)
     text, pooled = editor.encode_text([words for _, _, words in examples])
     return target, Conditioning(text, pooled, source)
 
@@ -339,23 +274,3 @@ def _look(editor: KontextEditor, ema: Ema, config: PretrainEditorConfig, record:
     finally:
         ema.swap()
     record.log(step, **metrics)
-
-
-def _to_model(images: Array) -> Tensor:
-    """[B, H, W, 3] in [0, 1] to [B, 3, H, W] in [-1, 1], the channels kept last in memory (faster on a CPU)."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2) * 2 - 1
-
-
-def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
-    """One step with gradients clipped to norm 1; returns the norm before."""
-    optimizer.zero_grad()
-    loss.backward()
-    parameters: Iterator[Tensor] = (p for group in optimizer.param_groups for p in group["params"])
-    norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimizer.step()
-    return float(norm)
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate

@@ -136,5 +136,5 @@ def train_text(
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
-            bar.advance(**metrics)
+            bar.advance(1, **metrics)
     return metrics
