@@ -95,7 +95,7 @@ def _read(path: Path, columns: dict[str, Any], make: Callable[[dict[str, Any]], 
         raise UserError(
             f"{path} lacks the columns {', '.join(sorted(missing))}; make it anew with `edit-r1 world make`"
         )
-    return (make(row) for row in loaded)
+    return (make(dict(row)) for row in loaded)
 
 
 def write_edits(path: Path, edits: Iterable[JudgedEdit]) -> None:
@@ -109,8 +109,12 @@ def read_edits(path: Path) -> Iterator[JudgedEdit]:
     return _read(path, _TASK | _edit_columns(""), lambda row: JudgedEdit(_edit(row, _task(row), ""), row["truth"]))
 
 
-_PAIR = _TASK | _edit_columns("first_") | _edit_columns("second_")
-_PAIR |= dict.fromkeys(("choice", "annotator"), datasets.Value("string"))
+_PAIR = {
+    **_TASK,
+    **_edit_columns("first_"),
+    **_edit_columns("second_"),
+    **dict.fromkeys(("choice", "annotator"), datasets.Value("string")),
+}
 
 
 def write_pairs(path: Path, pairs: Iterable[JudgedPair]) -> None:

@@ -20,7 +20,8 @@ from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PrinterCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
 from edit_r1.data.gold import check_agreement, gold_checks
@@ -86,13 +87,16 @@ logging.getLogger("trl.trainer.grpo_trainer").setLevel(logging.ERROR)
 class GcpoTrainer(GRPOTrainer):
     """TRL's trainer with what GCPO needs: pairs that stay together, and scores contrasted over gathered groups."""
 
+    args: GRPOConfig
+    num_generations: int
+
     def _get_train_sampler(self, dataset: Dataset | None = None) -> Sampler[int]:
         data = dataset if dataset is not None else self.train_dataset
         pairs = RepeatSampler(
             data_source=range(len(data) // 2),  # pyright: ignore[reportArgumentType]  (only its length is used)
             mini_repeat_count=1,
-            batch_size=self.args.generation_batch_size // (2 * self.num_generations),
-            repeat_count=self.num_iterations * self.args.steps_per_generation,
+            batch_size=(self.args.generation_batch_size or 0) // (2 * self.num_generations),
+            repeat_count=self.num_iterations * (self.args.steps_per_generation or 1),
             shuffle=True,
             seed=self.args.seed,
         )

@@ -10,7 +10,8 @@ import torch
 from datasets import Dataset, IterableDataset
 from PIL.Image import Image
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainerControl, TrainerState
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from edit_r1.files import disk_errors
 from edit_r1.runs.progress import Tracker, track

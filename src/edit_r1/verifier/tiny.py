@@ -71,7 +71,9 @@ class TinyQwenProcessor(ProcessorMixin):
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE)
         self.video_token_id = tokenizer.convert_tokens_to_ids(VIDEO)
 
-    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]  (the base also takes videos and audio)
+        self, images: Any = None, text: Any = None, **kwargs: Any
+    ) -> BatchFeature:
         """Tokenise texts and images; every image placeholder becomes as many tokens as its image has."""
         texts = [text] if isinstance(text, str) else list(text or [])
         kwargs = {k: v for k, v in kwargs.items() if k not in ("videos", "audio", "do_resize", "add_special_tokens")}

@@ -38,7 +38,7 @@ _OUTLINE_PIXELS = 2.0
 THINGS: tuple[Thing | None, ...] = (None, *(Thing(*v) for v in product(SIZES, MATERIALS, COLOURS, SHAPES)))
 SETTINGS: tuple[tuple[str, str, str], ...] = tuple(product(BACKGROUNDS, TONES, STYLES))
 _THING_INDEX = {thing: i for i, thing in enumerate(THINGS)}
-_SETTING_INDEX = {setting: i for i, setting in enumerate(SETTINGS)}
+_SETTING_INDEX: dict[tuple[str, str, str], int] = {setting: i for i, setting in enumerate(SETTINGS)}
 
 
 def _inside(shape: str, x: Array, y: Array, radius: float) -> NDArray[np.bool_]:
@@ -64,7 +64,7 @@ def _inside(shape: str, x: Array, y: Array, radius: float) -> NDArray[np.bool_]:
 
 def _coverage(shape: str, radius: float) -> Array:
     """Share of every pixel of a cell that the shape covers, [CELL, CELL]."""
-    ticks = (np.arange(CELL * _SAMPLES, dtype=np.float32) + 0.5) / _SAMPLES - CELL / 2
+    ticks = ((np.arange(CELL * _SAMPLES, dtype=np.float32) + 0.5) / _SAMPLES - CELL / 2).astype(np.float32)
     inside = _inside(shape, ticks[None, :], ticks[:, None], radius)
     return inside.reshape(CELL, _SAMPLES, CELL, _SAMPLES).mean((1, 3)).astype(np.float32)
 
@@ -82,16 +82,16 @@ def _shade(material: str) -> Array:
 
 def _draw_cell(thing: Thing | None, background: str, tone: str, style: str) -> Array:
     """One cell in one setting, [CELL, CELL, 3] in [0, 1]."""
-    image = np.broadcast_to(np.float32(_RGB[background]), (CELL, CELL, 3))
+    image = np.broadcast_to(np.asarray(_RGB[background], np.float32), (CELL, CELL, 3))
     if thing is not None:
         radius = _RADIUS[thing.size]
         cover = _coverage(thing.shape, radius)[..., None]
-        body = np.float32(_RGB[thing.colour]) * _shade(thing.material)[..., None]
+        body = np.asarray(_RGB[thing.colour], np.float32) * _shade(thing.material)[..., None]
         image = image * (1 - cover) + body * cover
         if style == "outlined":
             rim = np.clip(_coverage(thing.shape, radius + _OUTLINE_PIXELS)[..., None] - cover, 0, 1)
-            image = image * (1 - rim) + np.float32(_OUTLINE_RGB) * rim
-    return (image * np.float32(_TONE[tone])).astype(np.float32)
+            image = image * (1 - rim) + np.asarray(_OUTLINE_RGB, np.float32) * rim
+    return (image * np.asarray(_TONE[tone], np.float32)).astype(np.float32)
 
 
 @lru_cache(maxsize=1)
@@ -118,4 +118,4 @@ def from_image(image: Image.Image) -> Array:
     rgb = image.convert("RGB")
     if rgb.size != (SIDE, SIDE):
         rgb = rgb.resize((SIDE, SIDE), Image.Resampling.BOX)
-    return np.asarray(rgb, np.float32) / 255
+    return (np.asarray(rgb, np.float32) / 255).astype(np.float32)
