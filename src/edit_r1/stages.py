@@ -192,9 +192,6 @@ class PretrainEditorConfig(Config):
     """How far training moves noise levels towards noise, where it is decided what the edit will be."""
     word_noise: float = Field(default=0.1, ge=0, le=1)
     """Chance that a word without a value (a verb, say) becomes another."""
-    decoder_steps: int = Field(default=700, ge=0)
-    decoder_batch: int = Field(default=8, ge=1)
-    decoder_learning_rate: float = Field(default=1.5e-3, gt=0)
     guidance: float = 2.5
     sampling_steps: int = Field(default=10, ge=1)
     log_every: int = Field(default=10, ge=1)

@@ -400,6 +400,21 @@ def test_interrupted_and_resumed_equals_uninterrupted_bitwise(
     assert all(torch.equal(tensors[name], again[name]) for name in tensors if not name.startswith("rng.torch"))
 
 
+def test_a_run_interrupted_before_its_first_step_begins_again(
+    pipeline_folder: Path, tasks: Tasks, tmp_path: Path
+) -> None:
+    def interrupt(edits: Sequence[Edit]) -> list[float | None]:
+        if len(edits) > CONFIG.probe_tasks:
+            raise KeyboardInterrupt
+        return redness(edits)
+
+    config = CONFIG.model_copy(update={"steps": 1})
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path / "run", pipeline_folder, tasks, reward=interrupt, config=config)
+    run, _ = learn(tmp_path / "run", pipeline_folder, tasks, config=config, resume=True)
+    assert [line["step"] for line in run.metrics()] == [0, 1]
+
+
 def timeless(line: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in line.items() if not name.startswith("seconds_")}
 

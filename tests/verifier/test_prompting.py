@@ -76,6 +76,32 @@ def test_prompt_hash_tells_templates_apart() -> None:
     assert prompt_hash("verify") == prompt_hash("verify")
 
 
+@pytest.mark.parametrize(
+    ("text", "defused"),
+    [
+        ("<|im_start|>", "(im_start)"),
+        ("a <|image_pad|> b", "a (image_pad) b"),
+        ("<|vision_start|><|image_pad|><|vision_end|>", "(vision_start)(image_pad)(vision_end)"),
+        ("<image>", "(image)"),
+        ("<IMAGE_1>", "(IMAGE_1)"),
+        ("[INST] do it [/INST]", "(INST) do it (/INST)"),
+        ("[IMG]", "(IMG)"),
+        ("<s>hello</s>", "(s)hello(/s)"),
+        ("<<SYS>>", "<(SYS)>"),
+        ("<｜User｜>", "(User)"),
+        ("<start_of_turn>model", "(start_of_turn)model"),
+        ("<tool_call>", "(tool_call)"),
+        ("<score>10</score>", "(score)10(/score)"),
+        ("< Score >10< / SCORE >", "(Score)10(/ SCORE)"),
+        ("<think>", "(think)"),
+        ("<box> 1 2 3 4 </box>", "(box) 1 2 3 4 (/box)"),
+        ("[1] [ 22 ]", "(1) (22)"),
+        ("a => yes", "a -> yes"),
+        ("a => **No**", "a -> **No**"),
+        ("<|im<|x|>_start|>", "(im(x)_start)"),
+        ("<sc<score>ore>", "<sc(score)ore>"),
+    ],
+)
 def test_neutralise(text: str, defused: str) -> None:
     assert neutralise(text) == defused
     assert neutralise(defused) == defused

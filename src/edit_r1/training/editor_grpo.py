@@ -228,7 +228,7 @@ def train(
         lora.load(tensors, state)
         set_rng_state(tensors, state, {"noise": noise})
         done = int(state["step"])
-    run.rewind(done)
+    run.rewind(done or -1)  # the first probe is recorded at step 0, and once
     if done == 0:
         run.log(0, **probe(editor, lora, tasks.probe, reward, config, seed))
         _save(run, lora, noise, 0)

@@ -34,7 +34,7 @@ from edit_r1.runs.progress import track
 from edit_r1.runs.run import Run
 from edit_r1.stages import PretrainEditorConfig
 from edit_r1.training.pretrain_text import garble, train_text
-from edit_r1.training.pretrain_vae import reconstruction_loss, reconstruction_metrics, to_model, train_vae
+from edit_r1.training.pretrain_vae import to_model, train_vae
 from edit_r1.training.steps import Ema, learning_rate, set_rate, update
 from edit_r1.world.faults import HELDOUT_FAULT, SCENE_FAULTS, faulty_scene
 from edit_r1.world.render import Array, render
@@ -44,8 +44,17 @@ from edit_r1.world.words import vocabulary
 
 _FAULTS = tuple(fault for fault in SCENE_FAULTS if fault != HELDOUT_FAULT)
 _EVALUATION_SEED = 1
-_DECODER_NOISE = 0.6
+_PRACTICE = (
+    *("add",) * 3,
+    *("replace",) * 3,
+    *("text", "colour", "compound") * 2,
+    *("move", "remove", "resize", "background", "tone", "style"),
+)
+"""Categories as often as they are trained on: what has to be painted anew takes the most practice."""
 _CHANGED = 0.02  # mean square difference of normalised latents from which a token counts as changed
+
+Example = tuple[WorldTask, Array, str]
+"""A task, the image to be made of it, and the words that ask for it."""
 
 # --- the algorithm -------------------------------------------------------------------------------------------------
 
@@ -84,12 +93,12 @@ class NoisyEdits:
         self.rng = rng
         self.word_noise = word_noise
 
-    def draw(self, count: int, right_share: float) -> list[tuple[WorldTask, Array, str]]:
+    def draw(self, count: int, right_share: float) -> list[Example]:
         """The next examples."""
         return [self._one(right_share) for _ in range(count)]
 
-    def _one(self, right_share: float) -> tuple[WorldTask, Array, str]:
-        task = sample_task(self.rng, "train")
+    def _one(self, right_share: float) -> Example:
+        task = sample_task(self.rng, "train", pick(self.rng, _PRACTICE))
         if self.rng.random() < right_share:
             shown = task.operation.apply(task.scene)
         else:
@@ -146,7 +155,6 @@ def run(config: PretrainEditorConfig, *, out: Path, seed: int = 0, resume: bool 
             word_noise=config.word_noise,
         )
     train_flow(editor, config, record, seed)
-    metrics |= train_decoder(editor, config, seed)
     editor.save(out / "editor")
     metrics |= edit_metrics(editor, "test", config.test_tasks, config.sampling_steps, seed)
     record.finish(metrics | {"seconds": time.monotonic() - began, "seed": seed})
@@ -184,52 +192,7 @@ def train_flow(editor: KontextEditor, config: PretrainEditorConfig, record: Run,
     modules.requires_grad_(False)
 
 
-def train_decoder(editor: KontextEditor, config: PretrainEditorConfig, seed: int) -> dict[str, float]:
-    """Last stage: the decoder gets used to latents as the transformer makes them, and still to clean ones.
-
-    It sees one-step estimates of the image from noised targets (noise levels up to `_DECODER_NOISE`); a fifth of the
-    latents is clean. The encoder, and with it the meaning of latents, stays as it is.
-    """
-    vae = editor.pipeline.vae
-    vae.decoder.requires_grad_(True)
-    optimizer = torch.optim.AdamW(vae.decoder.parameters(), config.decoder_learning_rate, betas=(0.9, 0.99))
-    stream, noise = (
-        NoisyEdits(np.random.default_rng([seed, 300]), config.word_noise),
-        torch.Generator().manual_seed(seed),
-    )
-    with track("Decoder", config.decoder_steps) as bar:
-        for step in range(config.decoder_steps):
-            set_rate(optimizer, config.decoder_learning_rate * learning_rate(step, config.decoder_steps, 50, 1.0))
-            examples = stream.draw(config.decoder_batch, config.right_share)
-            images = to_model(np.stack([target for _, target, _ in examples]))
-            loss, rms = reconstruction_loss(_decode(editor, _estimates(editor, examples, noise)), images, 0.1)
-            update(optimizer, loss)
-            bar.advance(rms=rms)
-    vae.requires_grad_(False)
-    return reconstruction_metrics(vae, config.evaluation_tasks)
-
-
-@torch.no_grad()
-def _estimates(
-    editor: KontextEditor, examples: Sequence[tuple[WorldTask, Array, str]], noise: torch.Generator
-) -> Tensor:
-    """One-step estimates x_t - t v of the targets' latents, [B, L, D]; a fifth are the targets themselves."""
-    target, conditioning = encode_batch(editor, examples)
-    sigma_B11 = _DECODER_NOISE * torch.rand(len(target), 1, 1, generator=noise)
-    latents = target + sigma_B11 * (torch.randn(target.shape, generator=noise) - target)
-    estimate = latents - sigma_B11 * editor.velocity(latents, sigma_B11.flatten(), conditioning)
-    clean = torch.rand(len(target), 1, 1, generator=noise) < 0.2
-    return torch.where(clean, target, estimate)
-
-
-def _decode(editor: KontextEditor, latents: Tensor) -> Tensor:
-    """Images [B, 3, H, W] in [-1, 1], with gradients for the decoder."""
-    return editor.pipeline.vae.decode(editor.unpack(latents)).sample
-
-
-def encode_batch(
-    editor: KontextEditor, examples: Sequence[tuple[WorldTask, Array, str]]
-) -> tuple[Tensor, Conditioning]:
+def encode_batch(editor: KontextEditor, examples: Sequence[Example]) -> tuple[Tensor, Conditioning]:
     """Target latents [B, L, D] and the conditioning of examples; gradients flow to the text encoders."""
     images = np.stack([render(task.scene) for task, _, _ in examples] + [target for _, target, _ in examples])
     source, target = editor.encode_images(to_model(images)).float().chunk(2)

@@ -36,16 +36,11 @@ def vae_loss(vae: nn.Module, images: Tensor, l1_weight: float, kl_weight: float)
     """
     posterior = vae.encode(images).latent_dist  # type: ignore[operator]
     decoded = vae.decode(posterior.sample()).sample  # type: ignore[operator]
-    loss, rms = reconstruction_loss(decoded, images, l1_weight)
-    kl = posterior.kl().mean() / posterior.mean[0].numel()
-    return loss + kl_weight * kl, {"rms": rms, "kl": float(kl.detach())}
-
-
-def reconstruction_loss(decoded: Tensor, images: Tensor, l1_weight: float) -> tuple[Tensor, float]:
-    """Mean square error of pixels in [0, 1] plus the weighted absolute one; and the root of the former."""
     error = (decoded - images) / 2
     mse = error.square().mean()
-    return mse + l1_weight * error.abs().mean(), float(mse.detach().sqrt())
+    kl = posterior.kl().mean() / posterior.mean[0].numel()
+    loss = mse + l1_weight * error.abs().mean() + kl_weight * kl
+    return loss, {"rms": float(mse.detach().sqrt()), "kl": float(kl.detach())}
 
 
 def sample_images(rng: Generator, count: int, split: Split) -> Array:
