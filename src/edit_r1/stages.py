@@ -43,8 +43,8 @@ class SftConfig(Config):
 class ColdStartConfig(SftConfig):
     """`[cold_start]`: supervised fine-tuning of the verifier on selected traces (paper section 2)."""
 
-    steps: int = Field(default=150, gt=0)
-    learning_rate: float = Field(default=5e-4, gt=0)
+    steps: int = Field(default=300, gt=0)
+    batch_size: int = Field(default=16, gt=0)
 
 
 class GcpoConfig(Config):

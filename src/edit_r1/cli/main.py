@@ -18,6 +18,8 @@ from edit_r1.cli import demo, editor, evaluate, pretrain, report, score, verifie
 from edit_r1.cli.options import examples
 from edit_r1.errors import UserError
 
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read at import: no advice about parts that we do not use
+
 
 class ErrorLines(TyperGroup):
     """Say what went wrong in one line on standard error: exit code 2 for what a user can mend, 130 for Ctrl-C."""
