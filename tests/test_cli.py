@@ -159,6 +159,7 @@ def test_a_run_directory_stands_for_its_model(tmp_path: Path, calls: Calls) -> N
     calls.patch.setattr(edit_r1.stages, "GcpoConfig", StageConfig)
     calls.stand_in("edit_r1.training.gcpo", "run")
     (tmp_path / "cold_start" / "model").mkdir(parents=True)
+    (tmp_path / "cold_start" / "model" / "config.json").write_text("{}")
     recipe = tmp_path / "mine.toml"
     recipe.write_text("[gcpo]\n")
     for given in ("cold_start", "cold_start/model"):
@@ -194,6 +195,7 @@ def test_stages_get_their_recipe_and_options(command: tuple[str, str], tmp_path:
     for name in needs:
         folder = tmp_path / name
         folder.mkdir()
+        (folder / "config.json").write_text("{}")
         inputs += [f"--{name}", folder]
         expected[name] = folder
     out = tmp_path / "out"
@@ -217,6 +219,7 @@ def test_stages_report_unknown_keys_and_missing_inputs(command: tuple[str, str],
     inputs: list[object] = []
     for name in needs:
         (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
         inputs += [f"--{name}", tmp_path / name]
     line = one_line(run(*command, "--recipe", recipe, "--set", "step=1", *inputs))
     assert "unknown key 'step'; did you mean 'steps'?" in line

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from edit_r1.world.instructions import sample_operation
 from edit_r1.world.render import render, to_image
 from edit_r1.world.tasks import generator, sample_task
 
@@ -86,9 +85,7 @@ def test_score_prints_principles_checks_and_a_score_or_says_why_not(demo: Path) 
 )
 def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: tuple[str, ...], named: str) -> None:
     """Exit code 2, one line that names the thing, and nothing left behind."""
-    rng = generator(0, "test")
-    task = sample_task(rng, "test")
-    assert sample_operation(rng, task.scene, "background") is not None
+    task = sample_task(generator(0, "test"), "test")
     to_image(render(task.scene)).save(tmp_path / "ok.png")
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "empty").mkdir()

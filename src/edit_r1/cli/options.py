@@ -53,7 +53,10 @@ def model_folder(path: Path, option: str, mend: str) -> Path:
     """Like `existing_folder`, for a model: of a run directory, which may be given instead, it is the folder `model`."""
     existing_folder(path, option, mend)
     inner = path / "model"
-    return inner if inner.is_dir() else path
+    folder = inner if inner.is_dir() else path
+    if not any((folder / name).is_file() for name in ("config.json", "model_index.json")):
+        raise UserError(f"{option} {path} holds no model; {mend}")
+    return folder
 
 
 WORLD_MEND = "make one with `edit-r1 world make --out FOLDER`"
