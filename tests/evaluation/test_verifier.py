@@ -85,6 +85,18 @@ def test_unreadable_traces_are_counted_and_their_pairs_are_ties(
     assert found["m"]["tie_half"] == pytest.approx(5.5 / 6)
 
 
+def test_the_base_is_asked_about_fewer_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It judges the first two of six pairs; examples beyond them show the other stages alone."""
+    data = tiny_world(tmp_path)
+    scripted(monkeypatch, answers(data))
+    config = CONFIG.model_copy(update={"base_pairs": 2, "examples": 12})
+    models = {"base": tmp_path, "cold_start": tmp_path, "gcpo": tmp_path}
+    found = evaluation.evaluate(config, data=data, models=models, out=tmp_path / "out", seed=0, resume=False)
+    assert {name: metrics["pairs"] for name, metrics in found.items()} == {"base": 2, "cold_start": 6, "gcpo": 6}
+    shown = json.loads((tmp_path / "out" / "verifier.json").read_text())["examples"]
+    assert {"cold_start", "gcpo"} <= set.intersection(*(set(example["stages"]) for example in shown))
+
+
 def test_an_interrupted_measurement_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole chunks of the journal are read back, a torn last line is made anew, and the result is the same."""
     data = tiny_world(tmp_path)

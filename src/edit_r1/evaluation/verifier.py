@@ -185,6 +185,7 @@ def examples(
                     "second": _shown(preference.second, pair.second_truth, answers[index].second),
                 }
                 for stage, answers in stages.items()
+                if index < len(answers)  # the base is asked about fewer pairs
             }
             task = {"instruction": preference.task.instruction, "category": preference.task.category}
             shown.append(task | files | {"choice": preference.choice, "stages": said})
