@@ -21,7 +21,7 @@ from edit_r1.world.tasks import generator, sample_task
 from edit_r1.world.teachers import TEACHERS, teach
 from edit_r1.world.words import vocabulary
 
-WORDS = "2d37a85dc338ae084fa91d0b6f8a1d4f266fddcc33e2c177b95288737a381fdf"
+WORDS = "d9120c87a40f2ce6ec446c788627bc92413b8649d6097ffad3ffb9b385406934"
 PROVENANCE = Provenance("world", "0", "0", "{}", 64)
 
 

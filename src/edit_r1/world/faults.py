@@ -9,7 +9,7 @@ from numpy.random import Generator
 from edit_r1.world.defects import DEFECTS, spoil
 from edit_r1.world.instructions import Operation, sample_operation
 from edit_r1.world.render import Array, render
-from edit_r1.world.scene import ATTRIBUTES, FRAME, Scene, Thing, pick, sample_thing
+from edit_r1.world.scene import ATTRIBUTES, FRAME, HELDOUT_PAIRING, Scene, Thing, pick, sample_thing
 
 SCENE_FAULTS = ("no_op", "wrong_target", "wrong_value", "incomplete", "collateral", "hallucinated", "overshoot")
 FAULTS = (*SCENE_FAULTS, *DEFECTS)
@@ -32,11 +32,14 @@ def _another(rng: Generator, scene: Scene, operation: Operation, *, same_places:
 
 
 def _change_thing(rng: Generator, scene: Scene, index: int, keys: tuple[str, ...]) -> Scene:
-    """One attribute of one thing takes another value."""
+    """One attribute of one thing takes another value, but none that makes the held-out pairing."""
     thing = scene.cells[index]
     assert thing is not None
-    key = pick(rng, keys)
-    return scene.with_cell(index, replace(thing, **{key: pick(rng, ATTRIBUTES[key], besides=getattr(thing, key))}))
+    while True:
+        key = pick(rng, keys)
+        changed = replace(thing, **{key: pick(rng, ATTRIBUTES[key], besides=getattr(thing, key))})
+        if changed.name == thing.name or (changed.colour, changed.shape) != HELDOUT_PAIRING:
+            return scene.with_cell(index, changed)
 
 
 def _collateral(rng: Generator, goal: Scene, touched: set[int | str]) -> Scene:

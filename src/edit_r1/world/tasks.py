@@ -88,27 +88,27 @@ def generator(seed: int, split: Split) -> Generator:
     return np.random.default_rng([seed, _STREAM[split]])
 
 
-def _is_heldout(scene: Scene, operation: Operation) -> bool:
+def _shows_pairing(scene: Scene, operation: Operation) -> bool:
     things = [t for s in (scene, operation.apply(scene)) for _, t in s.things]
-    return operation.category == HELDOUT_CATEGORY or any((t.colour, t.shape) == HELDOUT_PAIRING for t in things)
+    return any((t.colour, t.shape) == HELDOUT_PAIRING for t in things)
 
 
 def sample_task(rng: Generator, split: Split, category: str | None = None) -> WorldTask:
     """A random task of a split; categories are equally likely.
 
-    In `heldout` every task has the held-out category or pairing (its candidates also have the held-out fault).
+    In `heldout` half of the tasks have the held-out category, and the others show the held-out pairing (the candidates
+    of both also have the held-out fault).
     """
     heldout = split == "heldout"
     owner = "test" if heldout else split
+    paired = heldout and bool(rng.random() < 0.5)
     while True:
-        chosen = category or pick(rng, CATEGORIES if heldout else _TRAIN_CATEGORIES)
-        if heldout and category is None and rng.random() < 0.5:
-            chosen = HELDOUT_CATEGORY
+        chosen = category or (HELDOUT_CATEGORY if heldout and not paired else pick(rng, _TRAIN_CATEGORIES))
         scene = sample_scene(rng, pairing=heldout)
         if split_of_scene(scene) != owner:
             continue
         operation = sample_operation(rng, scene, chosen, pairing=heldout)
-        if operation is not None and (not heldout or _is_heldout(scene, operation)):
+        if operation is not None and (not paired or _shows_pairing(scene, operation)):
             return WorldTask(scene, operation, phrase(rng, operation, scene, split))
 
 
