@@ -153,16 +153,14 @@ class PretrainVerifierConfig(SftConfig):
     The shares are of the samples after the first `describe_only` of training; the rest are observations.
     """
 
-    steps: int = Field(default=4600, gt=0)
+    steps: int = Field(default=5000, gt=0)
     batch_size: int = Field(default=16, gt=0)
     checkpoint_every: int = Field(default=250, gt=0)
     size: TinySize = TinySize()
-    describe_only: float = Field(default=0.25, ge=0, le=1)
-    describe: float = Field(default=0.25, ge=0, le=1)
-    compare: float = Field(default=0.25, ge=0, le=1)
-    tally_steps: int = Field(default=700, gt=0)
-    """A second, shorter training that teaches numbers and the form of an answer; half of it repeats the first."""
-    tally_learning_rate: float = Field(default=5e-4, gt=0)
+    describe_only: float = Field(default=0.15, ge=0, le=1)
+    describe: float = Field(default=0.2, ge=0, le=1)
+    compare: float = Field(default=0.15, ge=0, le=1)
+    tally: float = Field(default=0.15, ge=0, le=1)
 
 
 class PretrainEditorConfig(Config):

@@ -1,7 +1,7 @@
 """Pretraining of the tiny verifier: to see, and to compare, before it is asked to judge.
 
 Measured: verdicts alone teach nothing; dense descriptions teach to see; evidence beside every check teaches to compare.
-Last come numbers and the form of an answer, by tallies of given answers. The base is never asked to judge.
+Tallies of given answers teach numbers and the form of an answer. The base is never asked to judge.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edit_r1.world.faults import candidate, draw_faults
 from edit_r1.world.oracle import Reading
 from edit_r1.world.principles import cell_evidence, frame_evidence
 from edit_r1.world.render import to_image
-from edit_r1.world.scene import FRAME, PLACES, Scene, Split, pick
+from edit_r1.world.scene import FRAME, PLACES, Scene, Split
 from edit_r1.world.tasks import Truth, generator, sample_task
 from edit_r1.world.words import vocabulary
 
@@ -84,24 +84,18 @@ def lesson(rng: Generator, kind: str, split: Split = "train") -> dict[str, Any]:
     return example(task.record().source, to_image(image), prompt, text)
 
 
+KINDS = ("describe", "compare", "tally", "observe")
+
+
 def lessons(config: PretrainVerifierConfig, seed: int) -> Iterator[dict[str, Any]]:
-    """The stream of samples: only descriptions at first, then all three kinds."""
+    """The stream of samples: only descriptions at first, then every kind in its share."""
     rng = generator(seed, "train")
     total = config.steps * config.batch_size
+    shares = [config.describe, config.compare, config.tally]
+    shares.append(1.0 - sum(shares))
     for index in range(total):
-        draw = rng.random()
-        if index < config.describe_only * total or draw < config.describe:
-            kind = "describe"
-        else:
-            kind = "compare" if draw < config.describe + config.compare else "observe"
+        kind = "describe" if index < config.describe_only * total else str(rng.choice(KINDS, p=shares))
         yield lesson(rng, kind)
-
-
-def tallies(config: PretrainVerifierConfig, seed: int) -> Iterator[dict[str, Any]]:
-    """The stream of the second training: tallies, and as many lessons of the first."""
-    rng = generator(seed + 1, "train")
-    for _ in range(config.tally_steps * config.batch_size):
-        yield lesson(rng, "tally" if rng.random() < 0.5 else pick(rng, ("describe", "compare", "observe", "observe")))
 
 
 def run(config: PretrainVerifierConfig, *, out: Path, seed: int, resume: bool) -> None:
@@ -112,18 +106,8 @@ def run(config: PretrainVerifierConfig, *, out: Path, seed: int, resume: bool) -
     torch.manual_seed(seed)
     processor = build_processor(vocabulary(), config.size.patch)
     model = build_tiny_qwen(config.size, processor.tokenizer)
-    given = {"config": config, "seed": seed}
-    first = Run.open(out / "first", config, resume, inputs={"seed": seed})
-    if first.done is None:
-        stream = IterableDataset.from_generator(lessons, gen_kwargs=given)
-        fine_tune(model, processor, stream, config, first, "Seeing and comparing", seed=seed, resume=resume)
-        model.save_pretrained(first.path / "model")
-        first.finish({"steps": config.steps})
-    else:
-        model = type(model).from_pretrained(first.path / "model")
-    second = config.model_copy(update={"steps": config.tally_steps, "learning_rate": config.tally_learning_rate})
-    stream = IterableDataset.from_generator(tallies, gen_kwargs=given)
-    fine_tune(model, processor, stream, second, folder, "Numbers", seed=seed, resume=resume)
+    stream = IterableDataset.from_generator(lessons, gen_kwargs={"config": config, "seed": seed})
+    fine_tune(model, processor, stream, config, folder, "Pretraining", seed=seed, resume=resume)
     model.save_pretrained(out / "model")
     processor.save_pretrained(out / "model")
     folder.finish(exact_match(model, processor, seed))
@@ -134,7 +118,7 @@ def exact_match(model: Any, processor: Any, seed: int, count: int = 100) -> dict
     rng = generator(seed, "val")
     engine = TransformersEngine(model, processor, name="base")
     result: dict[str, float] = {}
-    for kind in ("describe", "compare", "observe", "tally"):
+    for kind in KINDS:
         asked = [lesson(rng, kind, "val") for _ in range(count)]
         prompts = [Prompt(tuple(row["images"]), row["prompt"][0]["content"]) for row in asked]
         answers = engine.generate(prompts, n=1, seed=0, max_tokens=160, temperature=0.0)

@@ -93,6 +93,7 @@ def _arguments(config: SftConfig, out: Path, seed: int) -> SFTConfig:
         lr_scheduler_type="cosine",
         warmup_steps=max(1, round(config.warmup_share * config.steps)),
         weight_decay=config.weight_decay,
+        adam_beta2=0.99,  # runs of a few thousand steps are short for the usual 0.999
         max_grad_norm=config.max_grad_norm,
         save_steps=config.checkpoint_every,
         save_total_limit=1,
