@@ -155,15 +155,37 @@ print(result.exit_code, "torch" in sys.modules)
     assert result.stdout.strip() == "2 False"
 
 
+def given_input(folder: Path) -> Path:
+    """A folder that passes for a model, and for a world with every data set."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    for name in ("edits", "pairs_train", "pairs_test", "pairs_heldout", "probe"):
+        (folder / name).mkdir()
+        (folder / name / "dataset_info.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "lacking"),
+    [("verifier cold-start", "edits"), ("verifier gcpo", "probe"), ("evaluate verifier", "pairs_heldout")],
+)
+def test_a_folder_that_is_no_world_is_named_and_nothing_is_begun(command: str, lacking: str, tmp_path: Path) -> None:
+    data, out = given_input(tmp_path / "data"), tmp_path / "out"
+    (data / lacking / "dataset_info.json").unlink()
+    line = one_line(run(*command.split(), "--data", data, "--out", out))
+    assert line.startswith(f"--data {data} has no data set {lacking}; make one with")
+    assert not out.exists()
+
+
 def test_a_run_directory_stands_for_its_model(tmp_path: Path, calls: Calls) -> None:
     calls.patch.setattr(edit_r1.stages, "GcpoConfig", StageConfig)
     calls.stand_in("edit_r1.training.gcpo", "run")
-    (tmp_path / "cold_start" / "model").mkdir(parents=True)
-    (tmp_path / "cold_start" / "model" / "config.json").write_text("{}")
+    given_input(tmp_path / "cold_start" / "model")
+    data = given_input(tmp_path / "data")
     recipe = tmp_path / "mine.toml"
     recipe.write_text("[gcpo]\n")
     for given in ("cold_start", "cold_start/model"):
-        result = run("verifier", "gcpo", "--recipe", recipe, "--data", tmp_path, "--model", tmp_path / given)
+        result = run("verifier", "gcpo", "--recipe", recipe, "--data", data, "--model", tmp_path / given)
         assert result.exit_code == 0, result.output
         assert calls.made[-1][1]["model"] == tmp_path / "cold_start" / "model"
 
@@ -193,9 +215,7 @@ def test_stages_get_their_recipe_and_options(command: tuple[str, str], tmp_path:
     inputs: list[object] = []
     expected: dict[str, object] = {}
     for name in needs:
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "config.json").write_text("{}")
+        folder = given_input(tmp_path / name)
         inputs += [f"--{name}", folder]
         expected[name] = folder
     out = tmp_path / "out"
@@ -218,9 +238,7 @@ def test_stages_report_unknown_keys_and_missing_inputs(command: tuple[str, str],
     recipe.write_text(f"[{section}]\nsteps = 4\n")
     inputs: list[object] = []
     for name in needs:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text("{}")
-        inputs += [f"--{name}", tmp_path / name]
+        inputs += [f"--{name}", given_input(tmp_path / name)]
     line = one_line(run(*command, "--recipe", recipe, "--set", "step=1", *inputs))
     assert "unknown key 'step'; did you mean 'steps'?" in line
     for missing in needs:

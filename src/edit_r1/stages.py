@@ -11,6 +11,9 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from edit_r1.config import Config
 
+EDITS, TRAIN_PAIRS, TEST_PAIRS, HELDOUT_PAIRS, PROBE = "edits", "pairs_train", "pairs_test", "pairs_heldout", "probe"
+"""The data sets of a world: the folders that `edit-r1 world make` writes into its own."""
+
 
 class WorldConfig(Config):
     """`[world]`: how many scenes, edits and simulated preferences the built-in world makes."""

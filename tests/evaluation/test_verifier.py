@@ -9,12 +9,11 @@ import pytest
 from tests.training.tiny_run import WORLD, tiny_world
 
 from edit_r1.data.gold import truth_of
-from edit_r1.data.make_world import TEST_PAIRS
 from edit_r1.data.store import read_pairs
 from edit_r1.evaluation import verifier as evaluation
 from edit_r1.images import image_hash
 from edit_r1.records import Check
-from edit_r1.stages import EvaluateConfig
+from edit_r1.stages import TEST_PAIRS, EvaluateConfig
 from edit_r1.verifier.engines.scripted import ScriptedEngine
 from edit_r1.verifier.prompting import Prompt
 from edit_r1.verifier.trace import format_trace

@@ -11,11 +11,10 @@ from safetensors.torch import load_file
 from tests.training.tiny_run import tiny_verifier, tiny_world
 
 from edit_r1.data.gold import gold_checks
-from edit_r1.data.make_world import EDITS
 from edit_r1.data.store import read_edits
 from edit_r1.records import Provenance, Verdict
 from edit_r1.runs.run import Run
-from edit_r1.stages import ColdStartConfig
+from edit_r1.stages import EDITS, ColdStartConfig
 from edit_r1.training import cold_start, sft
 from edit_r1.verifier.trace import parse_trace
 

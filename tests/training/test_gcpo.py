@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 from tests.training.tiny_run import tiny_verifier, tiny_world
 from trl.trainer.utils import RepeatSampler
 
-from edit_r1.data.make_world import TRAIN_PAIRS
 from edit_r1.data.store import read_pairs
-from edit_r1.stages import GcpoConfig
+from edit_r1.stages import TRAIN_PAIRS, GcpoConfig
 from edit_r1.training import gcpo
 from edit_r1.training.gcpo import PairSampler, centred, contrast, group_metrics, pair_rows, trace_score
 from edit_r1.verifier.verifier import Completion

@@ -99,7 +99,7 @@ def test_candidates_do_not_show_the_heldout_pairing(split: Split, sampled: dict[
 
 
 def test_test_phrasings_have_no_word_that_training_has_not() -> None:
-    """What is new in `test` is the sentence, not its words; the held-out category has no training phrasing to look at."""
+    """What is new in `test` is the sentence, not its words; the held-out category has no training phrasing."""
     simple = [category for category in PHRASES if category != HELDOUT_CATEGORY]
     words = {
         split: {w for c in simple for text in phrasings(c, split) for w in text.split() if "{" not in w}

@@ -21,6 +21,7 @@ from edit_r1.cli.options import (
     examples,
     existing_folder,
     model_folder,
+    world_folder,
 )
 
 app = typer.Typer(no_args_is_help=True, help="Measure a verifier or an editor on held-out data.")
@@ -44,10 +45,10 @@ def verifier(
 ) -> None:
     """Count the held-out pairs that a verifier orders as the annotators did, and its checks that are true."""
     from edit_r1.config import load_recipe
-    from edit_r1.stages import EvaluateConfig
+    from edit_r1.stages import HELDOUT_PAIRS, TEST_PAIRS, EvaluateConfig
 
     config = load_recipe(EvaluateConfig, preset, overrides or [], section="evaluate")
-    existing_folder(data, "--data", WORLD_MEND)
+    world_folder(data, TEST_PAIRS, HELDOUT_PAIRS)
     if model is not None:
         model = model_folder(model, "--model", VERIFIER_MEND)
 

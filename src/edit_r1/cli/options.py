@@ -31,6 +31,10 @@ VerifierModel = Annotated[
     typer.Option("--model", metavar="FOLDER", help="The verifier to start from; the shipped tiny base by default."),
 ]
 
+WORLD_MEND = "make one with `edit-r1 world make --out FOLDER`"
+VERIFIER_MEND = "train one with `edit-r1 verifier cold-start`, or give the folder of another verifier"
+EDITOR_MEND = "train one with `edit-r1 editor grpo`, or give the folder of another editor"
+
 
 def examples(*commands: str) -> str:
     """The end of a help text: one command per line, kept as they are (which is what the backspace asks for)."""
@@ -49,6 +53,15 @@ def existing_folder(path: Path, option: str, mend: str) -> Path:
     return path
 
 
+def world_folder(path: Path, *names: str) -> Path:
+    """Like `existing_folder`, for a world made by `edit-r1 world make`, with these data sets of it."""
+    existing_folder(path, "--data", WORLD_MEND)
+    for name in names:
+        if not (path / name / "dataset_info.json").is_file():
+            raise UserError(f"--data {path} has no data set {name}; {WORLD_MEND}")
+    return path
+
+
 def model_folder(path: Path, option: str, mend: str) -> Path:
     """Like `existing_folder`, for a model: of a run directory, which may be given instead, it is the folder `model`."""
     existing_folder(path, option, mend)
@@ -57,8 +70,3 @@ def model_folder(path: Path, option: str, mend: str) -> Path:
     if not any((folder / name).is_file() for name in ("config.json", "model_index.json")):
         raise UserError(f"{option} {path} holds no model; {mend}")
     return folder
-
-
-WORLD_MEND = "make one with `edit-r1 world make --out FOLDER`"
-VERIFIER_MEND = "train one with `edit-r1 verifier cold-start`, or give the folder of another verifier"
-EDITOR_MEND = "train one with `edit-r1 editor grpo`, or give the folder of another editor"

@@ -9,7 +9,6 @@ import typer
 
 from edit_r1.cli.options import (
     VERIFIER_MEND,
-    WORLD_MEND,
     Data,
     Out,
     Overrides,
@@ -18,8 +17,8 @@ from edit_r1.cli.options import (
     Seed,
     VerifierModel,
     examples,
-    existing_folder,
     model_folder,
+    world_folder,
 )
 
 app = typer.Typer(no_args_is_help=True, help="Train the verifier: cold start first, then GCPO.")
@@ -43,10 +42,10 @@ def cold_start(
 ) -> None:
     """Fine-tune the verifier on selected chain-of-thought traces of a pool of imperfect teachers (paper section 2)."""
     from edit_r1.config import load_recipe
-    from edit_r1.stages import ColdStartConfig
+    from edit_r1.stages import EDITS, ColdStartConfig
 
     config = load_recipe(ColdStartConfig, preset, overrides or [], section="cold_start")
-    existing_folder(data, "--data", WORLD_MEND)
+    world_folder(data, EDITS)
     if model is not None:
         model = model_folder(model, "--model", VERIFIER_MEND)
 
@@ -75,10 +74,10 @@ def gcpo(
 ) -> None:
     """Improve the verifier on preference pairs by group contrastive preference optimization (paper section 3)."""
     from edit_r1.config import load_recipe
-    from edit_r1.stages import GcpoConfig
+    from edit_r1.stages import PROBE, TRAIN_PAIRS, GcpoConfig
 
     config = load_recipe(GcpoConfig, preset, overrides or [], section="gcpo")
-    existing_folder(data, "--data", WORLD_MEND)
+    world_folder(data, TRAIN_PAIRS, PROBE)
     model = model_folder(model, "--model", VERIFIER_MEND)
 
     from edit_r1.training.gcpo import run

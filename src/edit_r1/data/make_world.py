@@ -15,7 +15,7 @@ from edit_r1.data.store import JudgedEdit, JudgedPair, write_edits, write_pairs
 from edit_r1.records import Edit, EditTask, Preference
 from edit_r1.runs.progress import Tracker, track
 from edit_r1.runs.run import Run
-from edit_r1.stages import WorldConfig
+from edit_r1.stages import EDITS, HELDOUT_PAIRS, PROBE, TEST_PAIRS, TRAIN_PAIRS, WorldConfig
 from edit_r1.world.annotators import prefer, utility
 from edit_r1.world.faults import candidate, draw_faults
 from edit_r1.world.oracle import Reading, read_images
@@ -26,7 +26,6 @@ from edit_r1.world.tasks import WorldTask, generator, reading_to_json, sample_ta
 Sampler = Callable[[Sequence[EditTask], int, int], Array]
 """(tasks, sampling steps, seed) -> images [B, 64, 64, 3] in [0, 1]: an editor."""
 
-EDITS, TRAIN_PAIRS, TEST_PAIRS, HELDOUT_PAIRS, PROBE = "edits", "pairs_train", "pairs_test", "pairs_heldout", "probe"
 _CHUNK = 200
 
 

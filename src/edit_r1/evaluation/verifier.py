@@ -13,7 +13,6 @@ from typing import Any
 
 from edit_r1 import assets
 from edit_r1.data.gold import gold_checks
-from edit_r1.data.make_world import HELDOUT_PAIRS, TEST_PAIRS
 from edit_r1.data.store import JudgedPair, read_pairs
 from edit_r1.evaluation.metrics import (
     JudgedTrace,
@@ -28,12 +27,12 @@ from edit_r1.images import image_hash
 from edit_r1.records import Edit, EditTask, Failure, Provenance, Verdict
 from edit_r1.runs.progress import track
 from edit_r1.runs.run import Run
-from edit_r1.stages import EvaluateConfig
+from edit_r1.stages import HELDOUT_PAIRS, TEST_PAIRS, EvaluateConfig
 from edit_r1.verifier.local import load_verifier
 from edit_r1.verifier.trace import parse_trace
 from edit_r1.verifier.verifier import Judgement
 
-_CHUNK = 32  # pairs per line-by-line commit of the journal
+_CHUNK = 128  # pairs per commit of the journal; enough of them to sort into batches of similar length
 _READ_BACK = Provenance("journal", "", "", "", 0)
 
 

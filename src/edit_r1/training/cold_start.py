@@ -16,10 +16,9 @@ from datasets import Dataset
 
 from edit_r1 import assets
 from edit_r1.data.gold import truth_of
-from edit_r1.data.make_world import EDITS
 from edit_r1.data.store import JudgedEdit, read_edits
 from edit_r1.runs.run import Run
-from edit_r1.stages import ColdStartConfig
+from edit_r1.stages import EDITS, ColdStartConfig
 from edit_r1.training.sft import example, fine_tune
 from edit_r1.verifier.prompting import build_prompt
 from edit_r1.verifier.tiny import load_verifier_model

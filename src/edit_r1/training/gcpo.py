@@ -25,13 +25,12 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
 from edit_r1.data.gold import check_agreement, gold_checks
-from edit_r1.data.make_world import PROBE, TRAIN_PAIRS
 from edit_r1.data.store import JudgedEdit, JudgedPair, read_edits, read_pairs
 from edit_r1.files import disk_errors
 from edit_r1.records import Failure, Principle, Provenance
 from edit_r1.runs.progress import track
 from edit_r1.runs.run import Run
-from edit_r1.stages import GcpoConfig
+from edit_r1.stages import PROBE, TRAIN_PAIRS, GcpoConfig
 from edit_r1.training.sft import RunLog, last_checkpoint
 from edit_r1.verifier.engines.transformers_engine import TransformersEngine
 from edit_r1.verifier.prompting import build_prompt
@@ -249,7 +248,8 @@ def _arguments(config: GcpoConfig, out: Path, seed: int) -> GRPOConfig:
         loss_type="grpo",
         scale_rewards="none",
         learning_rate=config.learning_rate,
-        lr_scheduler_type="constant",
+        lr_scheduler_type="cosine",  # to 0, so that the last steps average the noise of the first
+        warmup_steps=max(1, config.steps // 10),
         max_grad_norm=config.max_grad_norm,
         weight_decay=0.0,
         save_steps=config.checkpoint_every,

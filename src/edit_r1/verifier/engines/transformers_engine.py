@@ -62,6 +62,8 @@ class TransformersEngine:
     ) -> list[list[Completion]]:
         """See `Engine.generate`. The global random state is left as it was.
 
+        Prompts of similar length share a batch, for a batch takes as long as its longest answer.
+
         Raises:
             UserError: the accelerator ran out of memory.
         """
@@ -69,10 +71,12 @@ class TransformersEngine:
             return [[] for _ in prompts]
         draws = n if temperature > 0 else 1  # greedy samples are all alike: make one, hand it out n times
         completions: list[list[Completion]] = [[] for _ in prompts]
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].text))
         with _seeded(seed, self._model.device), _evaluating(self._model), _left_padding(self._tokenizer):
             for start, stop, rows in _batches(len(prompts), draws, self._batch_size):
-                made = self._answer(prompts[start:stop], rows, max_tokens, temperature)
-                for index, found in zip(range(start, stop), made, strict=True):
+                chosen = order[start:stop]
+                made = self._answer([prompts[index] for index in chosen], rows, max_tokens, temperature)
+                for index, found in zip(chosen, made, strict=True):
                     completions[index].extend(found)
         return [found * n if draws < n else found for found in completions]
 
