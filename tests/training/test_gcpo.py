@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,7 +139,6 @@ def test_rows_without_advantage_are_left_out_exactly(tmp_path: Path, monkeypatch
         scores = iter(script)
         monkeypatch.setattr(gcpo, "trace_score", lambda completion, questions, s=scores: next(s))
         if whole:
-            monkeypatch.setattr(gcpo, "select_rows", lambda inputs, rows: inputs)
             monkeypatch.setattr(gcpo.GcpoTrainer, "_compute_loss", gcpo.GRPOTrainer._compute_loss)
         out = tmp_path / f"whole_{whole}"
         gcpo.run(config, data=data, model=model, out=out, seed=0, resume=False)
@@ -184,6 +184,31 @@ def test_the_trainer_contrasts_centres_and_starts_at_ratio_one(tmp_path: Path, m
     # With ratio 1 and token means per trace the loss is -mean(A) = 0 but for rounding; its gradient is not.
     assert abs(metrics["loss"]) < 1e-6
     assert metrics["grad_norm"] > 0
+
+
+def test_prompts_read_once_give_the_traces_of_prompts_read_for_every_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the same random state, our way and TRL's sample the same tokens; prompts differ in length and pictures."""
+    both: list[tuple[list[list[int]], list[list[int]]]] = []
+    original = gcpo.GcpoTrainer._generate_single_turn
+
+    def compare(self: gcpo.GcpoTrainer, *args: Any, **kwargs: Any) -> object:
+        state = torch.get_rng_state()
+        plain, _ = gcpo.GRPOTrainer._generate_single_turn(self, *args, **kwargs)
+        torch.set_rng_state(state)
+        ours, _ = original(self, *args, **kwargs)
+        both.append((plain, ours))
+        return ours, None
+
+    monkeypatch.setattr(gcpo.GcpoTrainer, "_generate_single_turn", compare)
+    config = GcpoConfig(steps=1, pairs_per_step=3, traces=4, micro_batch=8, max_tokens=12, probe_every=5)
+    out = tmp_path / "gcpo"
+    gcpo.run(config, data=tiny_world(tmp_path), model=tiny_verifier(tmp_path), out=out, seed=0, resume=False)
+    [(plain, ours)] = both
+    assert len(ours) == 24
+    assert len({tuple(row) for row in ours}) > 12
+    assert ours == plain
 
 
 class Interrupted(Exception):

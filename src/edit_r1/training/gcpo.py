@@ -20,9 +20,10 @@ from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PrinterCallback
+from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
-from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, unsplit_pixel_values_by_grid
+from trl.trainer.utils import RepeatSampler, pad, split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
 from edit_r1.data.gold import check_agreement, gold_checks
 from edit_r1.data.store import JudgedEdit, JudgedPair, read_edits, read_pairs
@@ -32,7 +33,7 @@ from edit_r1.runs.progress import track
 from edit_r1.runs.run import Run
 from edit_r1.stages import PROBE, TRAIN_PAIRS, GcpoConfig
 from edit_r1.training.sft import RunLog, last_checkpoint
-from edit_r1.verifier.engines.transformers_engine import TransformersEngine
+from edit_r1.verifier.engines.transformers_engine import TransformersEngine, prefilled
 from edit_r1.verifier.prompting import build_prompt
 from edit_r1.verifier.tiny import load_verifier_model
 from edit_r1.verifier.verifier import Completion, Verifier, read_completion
@@ -88,6 +89,7 @@ class GcpoTrainer(GRPOTrainer):
 
     args: GRPOConfig
     num_generations: int
+    _tokenizer: Any
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> Sampler[int]:
         data = dataset if dataset is not None else self.train_dataset
@@ -101,6 +103,38 @@ class GcpoTrainer(GRPOTrainer):
         )
         return PairSampler(pairs, self.num_generations)
 
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Read every prompt, pictures included, once for its N traces; TRL's plain path reads it N times."""
+        if self.use_vllm or self.use_transformers_continuous_batching or self.is_fsdp_enabled:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
+        first = list(range(0, len(prompt_ids), self.num_generations))
+        fields = multimodal_fields | {"input_ids": prompt_ids, "num_images": [len(row) for row in images]}
+        chosen = select_rows(fields | {"attention_mask": [[1] * len(ids) for ids in prompt_ids]}, first)
+        del chosen["num_images"]
+        padding = {"input_ids": self._tokenizer.pad_token_id}
+        inputs = {
+            key: (
+                value
+                if isinstance(value, Tensor)
+                else pad([torch.tensor(row) for row in value], padding.get(key, 0), padding_side="left")
+            ).to(self.accelerator.device)
+            for key, value in chosen.items()
+        }
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped, self.accelerator, generation_kwargs=self.generation_kwargs
+            ) as policy,
+            torch.no_grad(),
+        ):
+            given = prefilled(policy, inputs, self.num_generations)
+            tokens: Tensor = policy.generate(**given, generation_config=self.generation_config)
+        answers: list[list[int]] = tokens[:, inputs["input_ids"].shape[1] :].tolist()
+        ends = set(self.eos_token_ids)
+        lengths = [next((i + 1 for i, t in enumerate(row) if t in ends), len(row)) for row in answers]
+        return [row[:length] for row, length in zip(answers, lengths, strict=True)], None
+
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         scores: Tensor = super()._calculate_rewards(*args, **kwargs)  # gathered over processes, NaN for a Failure
         grouped = scores[:, 0].view(-1, 2, self.num_generations)
@@ -110,17 +144,15 @@ class GcpoTrainer(GRPOTrainer):
         return rewards.view(-1, 1)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        # A trace with advantage 0 adds nothing to the loss or its gradient, for there is no KL term; many have it, in
+        # pairs that are already told apart, or not at all. Leaving them out is exact and saves their passes.
         rows = inputs["advantages"].nonzero().flatten().tolist() or [0]
         return super()._compute_loss(model, select_rows(inputs, rows)) * (len(rows) / len(inputs["advantages"]))
 
 
 def select_rows(inputs: dict[str, Any], rows: list[int]) -> dict[str, Any]:
-    """Some rows of a TRL batch, pictures included.
-
-    A trace with advantage 0 adds nothing to the loss or its gradient, for there is no KL term; many have it, in pairs
-    that are already told apart, or not at all. Leaving them out is exact and saves their passes.
-    """
-    total = len(inputs["advantages"])
+    """Some rows of a TRL batch, pictures included."""
+    total = len(inputs["num_images"])
     split = split_pixel_values_by_grid(inputs)
 
     def chosen(value: Any) -> Any:
@@ -249,7 +281,6 @@ def _arguments(config: GcpoConfig, out: Path, seed: int) -> GRPOConfig:
         scale_rewards="none",
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",  # to 0, so that the last steps average the noise of the first
-        warmup_steps=max(1, config.steps // 10),
         max_grad_norm=config.max_grad_norm,
         weight_decay=0.0,
         save_steps=config.checkpoint_every,

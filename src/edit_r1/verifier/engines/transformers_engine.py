@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -107,28 +107,13 @@ class TransformersEngine:
         width = inputs["input_ids"].shape[1]
         watch = _ScoreWatch(self._score_tokens, width) if self._score_tokens is not None else None
         tokens: Tensor = self._model.generate(
-            **(self._prefilled(inputs, n) if n > 1 else inputs),
+            **(prefilled(self._model, inputs, n) if n > 1 else inputs),
             generation_config=self._settings(max_tokens, temperature),
             logits_processor=LogitsProcessorList([watch] if watch is not None else []),
         )
         rows = tokens[:, width:].tolist()
         completions = [self._completion(row, watch.seen.get(i) if watch else None) for i, row in enumerate(rows)]
         return [completions[i : i + n] for i in range(0, len(completions), n)]
-
-    @torch.no_grad()
-    def _prefilled(self, inputs: Any, n: int) -> dict[str, Any]:
-        """What `generate` needs for n samples of each prompt when every prompt, pictures included, is read once.
-
-        The key-value cache of all but the last prompt token is repeated; so are the offsets of Qwen-VL's positions.
-        """
-        ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        per_token = {key: value[:, :-1] for key, value in inputs.items() if value.shape == ids.shape}
-        cache = self._model(**inputs | per_token, use_cache=True, logits_to_keep=1).past_key_values
-        cache.batch_repeat_interleave(n)
-        core = self._model.model
-        core.rope_deltas = core.rope_deltas.repeat_interleave(n, dim=0)
-        repeated = {"input_ids": ids.repeat_interleave(n, dim=0), "attention_mask": mask.repeat_interleave(n, dim=0)}
-        return repeated | {"past_key_values": cache}
 
     def _settings(self, max_tokens: int, temperature: float) -> GenerationConfig:
         return GenerationConfig(
@@ -163,6 +148,22 @@ class TransformersEngine:
         if seen is not None and self._score_tokens is not None and seen[0] < length:
             probs = self._score_tokens.read(row[:length], *seen)
         return Completion(text=text, finished=length < len(row), score_probs=probs)
+
+
+@torch.no_grad()
+def prefilled(model: Any, inputs: Mapping[str, Any], n: int) -> dict[str, Any]:
+    """What `model.generate` needs for n samples of each prompt when every prompt, pictures included, is read once.
+
+    The key-value cache of all but the last prompt token is repeated; so are the offsets of Qwen-VL's positions.
+    """
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    per_token = {key: value[:, :-1] for key, value in inputs.items() if value.shape == ids.shape}
+    cache = model(**{**inputs, **per_token}, use_cache=True, logits_to_keep=1).past_key_values
+    cache.batch_repeat_interleave(n)
+    core = model.model
+    core.rope_deltas = core.rope_deltas.repeat_interleave(n, dim=0)
+    repeated = {"input_ids": ids.repeat_interleave(n, dim=0), "attention_mask": mask.repeat_interleave(n, dim=0)}
+    return repeated | {"past_key_values": cache}
 
 
 def chat_message(prompt: Prompt) -> dict[str, Any]:

@@ -1,0 +1,217 @@
+"""Write docs/results.md from finished runs: `python docs/make_results.py runs/seed0 runs/seed1 runs/seed2`.
+
+Each argument is the folder of an `edit-r1 demo` run; tables have a column per run, in the given order.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+Report = dict[str, Any]
+Measure = Callable[[Report], float]
+
+PAGE = """# Results
+
+Written by `python docs/make_results.py {runs}`. Everything here is measured in the built-in world. Preferences are
+*simulated*: an annotator with stated weights orders two edits by the oracle's truth. Held-out pairs have no label
+noise, and other scenes and other sentences than training. Settings were chosen on validation data.
+
+## Targets
+
+{targets}
+
+The runs:
+
+{commands}
+
+Seconds by stage:
+
+{seconds}
+
+## The verifier
+
+The same pairs and 4 traces per edit for the cold start and for GCPO; the base is asked about fewer. A tie is wrong in
+*pairwise accuracy* and half right in *ties half*; a coin has 50% there. *Checks*: share of checks that agree with the
+oracle. Interval: 95%, bootstrap over sources, of the pairwise accuracy.
+
+{verifiers}
+
+Kinds never seen in training (split `heldout`: the category `material`, the pairing purple X, the fault `overshoot`):
+
+{heldout}
+
+## The editor
+
+Tasks of the split `test`, the same noise for both editors, deterministic sampling. *Success*: every principle is met,
+as the oracle reads the image. *Follow*, *keep*, *quality*: every principle of that category. *Reward*: the verifier's
+mean score. *Copies*: edits that show the source's scene again.
+
+{editors}
+
+Success by category, all runs together:
+
+{categories}
+
+## The oracle
+
+    python benchmarks/oracle.py
+
+reads 1000 clean images and 1000 with noise of 0.03 and a shift by one pixel without one error; docs/world.md has the
+table.
+"""
+
+
+def _gain(part: str, before: str, after: str, key: str) -> Measure:
+    return lambda r: 100 * (r[part][after][key] - r[part][before][key])
+
+
+def _value(part: str, stage: str, key: str) -> Measure:
+    return lambda r: 100 * r[part][stage][key]
+
+
+TARGETS: tuple[tuple[str, Measure, Callable[[float], bool], str], ...] = (
+    ("cold start, ties half: at least 65%", _value("verifier", "cold_start", "tie_half"), lambda v: v >= 65, "{:.1f}%"),
+    (
+        "GCPO over cold start, pairwise accuracy: at least +3 points",
+        _gain("verifier", "cold_start", "gcpo", "pairwise_accuracy"),
+        lambda v: v >= 3,
+        "{:+.1f}",
+    ),
+    (
+        "GCPO over cold start, ties half: at least +2 points",
+        _gain("verifier", "cold_start", "gcpo", "tie_half"),
+        lambda v: v >= 2,
+        "{:+.1f}",
+    ),
+    (
+        "GCPO over cold start, checks: not lower",
+        _gain("verifier", "cold_start", "gcpo", "check_accuracy"),
+        lambda v: v >= 0,
+        "{:+.1f}",
+    ),
+    ("failure rate after GCPO: at most 2%", _value("verifier", "gcpo", "failure_rate"), lambda v: v <= 2, "{:.1f}%"),
+    (
+        "editor base, oracle success: 35 to 65%",
+        _value("editor", "base", "oracle_success"),
+        lambda v: 35 <= v <= 65,
+        "{:.1f}%",
+    ),
+    (
+        "editor after RL, oracle success: at least +5 points",
+        _gain("editor", "base", "grpo", "oracle_success"),
+        lambda v: v >= 5,
+        "{:+.1f}",
+    ),
+    ("editor after RL, copies: not more", _gain("editor", "base", "grpo", "noop_rate"), lambda v: v <= 0, "{:+.1f}"),
+    ("the demo: at most 15 minutes on two cores", lambda r: r["seconds"] / 60, lambda v: v <= 15, "{:.1f} min"),
+)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def targets(reports: Sequence[Report], names: Sequence[str]) -> str:
+    """What the project has set itself, and whether each run reached it."""
+    rows: list[list[str]] = []
+    for text, measure, met, form in TARGETS:
+        values = [measure(report) for report in reports]
+        rows.append([text, *(f"{form.format(v)} {'✓' if met(round(v, 6)) else '✗'}" for v in values)])
+    return table(["target", *names], rows)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}%"
+
+
+def verifiers(names: Sequence[str], reports: Sequence[Report]) -> str:
+    """One row per run and verifier."""
+    rows = [
+        [
+            name,
+            stage.replace("_", " "),
+            str(v["pairs"]),
+            _percent(v["pairwise_accuracy"]),
+            "–".join(f"{100 * x:.1f}" for x in v["ci95"]),
+            *(_percent(v[key]) for key in ("tie_half", "tie_rate", "check_accuracy", "failure_rate")),
+        ]
+        for name, stages in zip(names, reports, strict=True)
+        for stage, v in stages.items()
+    ]
+    head = ["run", "verifier", "pairs", "pairwise accuracy", "95%", "ties half", "ties", "checks", "failures"]
+    return table(head, rows)
+
+
+def editors(reports: Sequence[Report], names: Sequence[str]) -> str:
+    """One row per run and editor."""
+    rows = [
+        [
+            name,
+            stage,
+            str(e["tasks"]),
+            _percent(e["oracle_success"]),
+            "–".join(f"{100 * x:.1f}" for x in e["ci95"]),
+            *(_percent(e[f"oracle_{key}"]) for key in ("follow", "keep", "quality")),
+            f"{e['reward']:.2f}",
+            _percent(e["noop_rate"]),
+        ]
+        for name, report in zip(names, reports, strict=True)
+        for stage, e in report["editor"].items()
+    ]
+    return table(["run", "editor", "tasks", "success", "95%", "follow", "keep", "quality", "reward", "copies"], rows)
+
+
+def categories(folders: Sequence[Path]) -> str:
+    """Success by category, before and after, tasks of all runs together."""
+    files = [json.loads((folder / "evaluation/editor/editor.json").read_text())["by_category"] for folder in folders]
+    rows: list[list[str]] = []
+    for category in sorted({name for file in files for stage in file.values() for name in stage}):
+        counts = {
+            stage: [
+                (n["oracle_success"] * n["tasks"], n["tasks"])
+                for f in files
+                if (n := f[stage].get(category)) is not None
+            ]
+            for stage in ("base", "grpo")
+        }
+        tasks = sum(count for _, count in counts["base"])
+        rows.append(
+            [category, str(tasks), *(_percent(sum(s for s, _ in c) / sum(t for _, t in c)) for c in counts.values())]
+        )
+    return table(["category", "tasks", "base", "after RL"], rows)
+
+
+def page(folders: Sequence[Path]) -> str:
+    """The whole of docs/results.md."""
+    reports = [json.loads((folder / "report.json").read_text()) for folder in folders]
+    demos = [json.loads((folder / "demo.json").read_text()) for folder in folders]
+    heldout = [json.loads((f / "evaluation/verifier/verifier.json").read_text())["heldout"] for f in folders]
+    names = [f"seed {demo['seed']}" for demo in demos]
+    commands = "\n".join(f"    {demo['command']}        # commit {demo['commit']}" for demo in demos)
+    seconds = table(
+        ["run", *demos[0]["stage_seconds"], "all"],
+        [[n, *map(str, d["stage_seconds"].values()), str(d["seconds"])] for n, d in zip(names, demos, strict=True)],
+    )
+    values = {
+        "runs": " ".join(str(folder) for folder in folders),
+        "targets": targets(reports, names),
+        "commands": commands,
+        "seconds": seconds,
+        "verifiers": verifiers(names, [report["verifier"] for report in reports]),
+        "heldout": verifiers(names, heldout),
+        "editors": editors(reports, names),
+        "categories": categories(folders),
+    }
+    return PAGE.format(**values)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python docs/make_results.py RUN...   (folders of `edit-r1 demo` runs)")
+    Path(__file__).with_name("results.md").write_text(page([Path(name) for name in sys.argv[1:]]))
