@@ -25,7 +25,7 @@ class WorldConfig(Config):
     probe_edits: int = Field(default=64, gt=0)
     editor_share: float = Field(default=0.15, ge=0, le=1)
     """Share of the edits that the tiny editor makes; faults are drawn into the others."""
-    editor_steps: tuple[int, ...] = (3, 8)
+    editor_steps: tuple[int, ...] = (3, 6)
     """Sampling steps of that editor, each for an equal part of its edits: fewer steps, a weaker editor."""
     label_noise: float = Field(default=0.1, ge=0, lt=0.5)
     """Share of the training pairs that a simulated annotator labels the wrong way round; held-out pairs have none."""

@@ -6,7 +6,7 @@ A letter is a thing whose shape is a glyph: one noun serves objects and text ali
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from numpy.random import Generator
@@ -107,7 +107,7 @@ def sample_scene(rng: Generator, *, pairing: bool = False) -> Scene:
 
 def scene_to_json(scene: Scene) -> str:
     """Compact JSON of a scene."""
-    return json.dumps(asdict(scene), separators=(",", ":"))
+    return json.dumps(scene, default=vars, separators=(",", ":"))
 
 
 def scene_from_json(text: str) -> Scene:
