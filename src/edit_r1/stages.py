@@ -78,9 +78,11 @@ class EditorGrpoConfig(Config):
     group_size: int = Field(default=8, gt=1)
     """G: edits of one task that are compared with each other; the paper has 24."""
     sample_steps: int = Field(default=6, gt=0)
+    kernel: Literal["flow_sde", "cps"] = "cps"
+    """How a stochastic step is made: the paper's Flow-GRPO has `flow_sde`; `cps` adds no noise even in few steps."""
     sde_steps: tuple[int, ...] = Field(default=(1, 2), min_length=1)
     """The sampling steps that are stochastic, and the only ones trained; see docs/flow.md on the first and the last."""
-    noise_level: float = Field(default=0.9, gt=0)
+    noise_level: float = Field(default=0.7, gt=0, le=1)
     shared_noise: bool = False
     """Whether a group starts from the same noise, so that its members differ by the stochastic steps alone."""
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -119,6 +121,8 @@ class EditorGrpoConfig(Config):
         last = info.data.get("sample_steps", max(window) + 1) - 1
         if not all(0 <= step <= last for step in window) or len(set(window)) < len(window):
             raise ValueError(f"must be different steps within 0..{last}, for sample_steps is {last + 1}")
+        if info.data.get("kernel") == "cps" and last in window:
+            raise ValueError(f"must leave out step {last}: the last step of the kernel cps is deterministic")
         return tuple(sorted(window))
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edit_r1.flow.kernels import KERNELS, Transition, flow_sde, ode, step
+from edit_r1.flow.kernels import KERNELS, Transition, cps, flow_sde, ode, step
 from edit_r1.flow.schedule import flow_sigmas
 
 SEEDS = st.integers(0, 2**31)
@@ -158,6 +158,49 @@ def test_the_first_std_is_the_noise_level_for_every_shift(steps: int, shift: flo
     torch.testing.assert_close(transition.mean, euler - x * a**2 / 2, rtol=1e-4, atol=1e-4)
 
 
+@settings(deadline=None, max_examples=50)
+@given(seed=SEEDS, levels=LEVELS, a=st.floats(0.0, 1.0))
+def test_cps_keeps_the_coefficients(seed: int, levels: tuple[float, float], a: float) -> None:
+    """For x = (1 - s) x0 + s e and the velocity e - x0 that made it, the model's image is x0 and its noise is e.
+
+    The step then has mean (1 - s') x0 + s' cos(a pi / 2) e and std s' sin(a pi / 2): the image's coefficient is 1 - s',
+    and the squares of the two noises' coefficients add up to s'^2, for every a and every length of the step.
+    """
+    s, s_next = levels
+    image, noise = latents(seed)
+    x = (1 - s) * image + s * noise
+    transition = cps(x, noise - image, level(s), level(s_next), a, level(0.99))
+    kept = s_next * math.cos(a * math.pi / 2)
+    torch.testing.assert_close(transition.mean, (1 - s_next) * image + kept * noise)
+    assert transition.std.item() ** 2 + kept**2 == pytest.approx(s_next**2)
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=SEEDS, levels=LEVELS)
+def test_cps_without_noise_is_the_ode_bitwise(seed: int, levels: tuple[float, float]) -> None:
+    s, s_next = map(level, levels)
+    x, velocity = latents(seed)
+    transition = cps(x, velocity, s, s_next, 0.0, s)
+    assert torch.equal(transition.mean, ode(x, velocity, s, s_next, 0.0, s).mean)
+    assert transition.std.item() == 0.0
+
+
+def test_in_few_steps_flow_sde_adds_noise_and_cps_does_not() -> None:
+    """A model that knows image and noise, from s = 0.888 to 0.760 (step 1 of 6 at shift 1.58), a = 0.9.
+
+    flow_sde: q = 0.81 / (2 * 0.112) = 3.62, so e keeps 0.888 (1 - 0.463) - 0.128 (1 + 0.405) = 0.297 and std is 0.907:
+    together 0.954, where 0.760 belongs. cps: 0.760 by construction.
+    """
+    s, s_next = level(0.888), level(0.760)
+    noise = torch.ones(1, 1, dtype=torch.float64)
+    totals: dict[str, float] = {}
+    for name in ("flow_sde", "cps"):
+        transition = KERNELS[name](0.888 * noise, noise, s, s_next, 0.9, s)  # the image is 0
+        totals[name] = math.hypot(transition.mean.item(), transition.std.item())
+    assert totals["flow_sde"] == pytest.approx(0.954, abs=2e-3)
+    assert totals["cps"] == pytest.approx(0.760, abs=1e-12)
+
+
 def test_step_adds_scaled_noise() -> None:
     transition = Transition(mean=torch.tensor([[1.0, 2.0]]), std=torch.tensor([[0.5]]))
     assert step(transition, torch.tensor([[2.0, -4.0]])).tolist() == [[2.0, 0.0]]
@@ -167,6 +210,8 @@ def test_bad_input_is_named() -> None:
     x, velocity = latents(4)
     with pytest.raises(ValueError, match="noise_level"):
         flow_sde(x, velocity, level(0.5), level(0.4), -0.1, level(0.9))
+    with pytest.raises(ValueError, match="noise_level"):
+        cps(x, velocity, level(0.5), level(0.4), 1.1, level(0.9))
     with pytest.raises(ValueError, match="noise level of shape"):
         flow_sde(x, velocity, torch.full((2,), 0.5), level(0.4), 0.5, level(0.9))
     with pytest.raises(ValueError, match="velocity has shape"):

@@ -54,7 +54,9 @@ CONFIG = EditorGrpoConfig(
     prompts_per_step=2,
     group_size=3,
     sample_steps=4,
+    kernel="flow_sde",
     sde_steps=(1, 2),
+    noise_level=0.9,
     micro_batch=4,  # does not divide the 6 edits of a step
     lora_rank=4,
     lora_alpha=8,
@@ -349,7 +351,7 @@ def log_ratio(editor: KontextEditor, trajectory: Any, conditioning: Any) -> Tens
         new = [
             editor_grpo.log_prob(
                 trajectory.latents[index + 1],
-                editor_grpo.step_transition(editor, trajectory, conditioning, index, CONFIG.noise_level),
+                editor_grpo.step_transition(editor, trajectory, conditioning, index, CONFIG),
             )
             for index in trajectory.steps
         ]
@@ -564,3 +566,6 @@ def test_run_trains_with_a_verifier_and_leaves_lora_and_model(pipeline_folder: P
 def test_a_window_outside_the_schedule_is_refused() -> None:
     with pytest.raises(ValueError, match=r"within 0..3"):
         EditorGrpoConfig(sample_steps=4, sde_steps=(1, 4))
+    with pytest.raises(ValueError, match="leave out step 3"):
+        EditorGrpoConfig(sample_steps=4, kernel="cps", sde_steps=(2, 3))
+    assert EditorGrpoConfig(sample_steps=4, kernel="flow_sde", sde_steps=(3, 2)).sde_steps == (2, 3)

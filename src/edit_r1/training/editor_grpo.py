@@ -21,7 +21,7 @@ from edit_r1.editors.base import Conditioning, Editor, edit, to_pil
 from edit_r1.editors.kontext import load_editor
 from edit_r1.errors import UserError
 from edit_r1.flow.gaussian import kl, log_prob
-from edit_r1.flow.kernels import Transition, flow_sde
+from edit_r1.flow.kernels import KERNELS, Transition
 from edit_r1.flow.sampling import Trajectory, sample, transition_at
 from edit_r1.records import Edit, EditTask
 from edit_r1.runs.checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
@@ -119,7 +119,7 @@ def sample_groups(
             _velocity_fn(editor, part),
             noise[rows],
             sigmas,
-            flow_sde,
+            KERNELS[config.kernel],
             config.noise_level,
             generator,
             sde_steps=config.sde_steps,
@@ -132,12 +132,12 @@ def sample_groups(
 
 
 def step_transition(
-    editor: Editor, trajectory: Trajectory, conditioning: Conditioning, index: int, noise_level: float
+    editor: Editor, trajectory: Trajectory, conditioning: Conditioning, index: int, config: EditorGrpoConfig
 ) -> Transition:
     """The distribution of stochastic step `index` of a rollout under the editor's present weights."""
     x, sigmas = trajectory.latents[index], trajectory.sigmas
     velocity = _velocity_fn(editor, conditioning)(x, sigmas[index])
-    return transition_at(flow_sde, x, velocity, sigmas, index, noise_level)
+    return transition_at(KERNELS[config.kernel], x, velocity, sigmas, index, config.noise_level)
 
 
 def update(
@@ -161,12 +161,12 @@ def update(
         rows = slice(first, first + len(conditioning))
         advantages = advantages_B[rows].to(trajectory.latents.device)
         for old, index in zip(trajectory.log_probs, trajectory.steps, strict=True):
-            transition = step_transition(editor, trajectory, conditioning, index, config.noise_level)
+            transition = step_transition(editor, trajectory, conditioning, index, config)
             log_probs = log_prob(trajectory.latents[index + 1], transition, config.reduction)
             losses, bound = clipped_objective(log_probs, old, advantages, config.clip)
             if config.beta:
                 with lora.reference():
-                    base = step_transition(editor, trajectory, conditioning, index, config.noise_level)
+                    base = step_transition(editor, trajectory, conditioning, index, config)
                 losses = losses + config.beta * kl(transition.mean, base.mean, base.std, config.reduction)
                 sums["kl"] += kl(transition.mean.detach(), base.mean, base.std, "sum").sum().item()
             loss = losses.sum() / count

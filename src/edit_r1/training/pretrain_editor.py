@@ -43,6 +43,9 @@ from edit_r1.world.tasks import WorldTask, generator, judge_edits, sample_task
 from edit_r1.world.words import vocabulary
 
 _FAULTS = tuple(fault for fault in SCENE_FAULTS if fault != HELDOUT_FAULT)
+_COPY_SHARE = 0.8
+"""Share of untouched copies among faulty targets; the rest are of every fault. Copies are the usual failure of editors,
+and the mode that reinforcement learning finds first."""
 _EVALUATION_SEED = 1
 _PRACTICE = (
     *("add",) * 3,
@@ -102,7 +105,8 @@ class NoisyEdits:
         if self.rng.random() < right_share:
             shown = task.operation.apply(task.scene)
         else:
-            shown = faulty_scene(self.rng, task.scene, task.operation, pick(self.rng, _FAULTS))
+            fault = "no_op" if self.rng.random() < _COPY_SHARE else pick(self.rng, _FAULTS)
+            shown = faulty_scene(self.rng, task.scene, task.operation, fault)
         return task, render(shown), garble(self.rng, task.instruction, self.word_noise)
 
 
