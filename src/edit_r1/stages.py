@@ -82,8 +82,8 @@ class EditorGrpoConfig(Config):
     """How a stochastic step is made: the paper's Flow-GRPO has `flow_sde`; `cps` adds no noise even in few steps."""
     sde_steps: tuple[int, ...] = Field(default=(1, 2), min_length=1)
     """The sampling steps that are stochastic, and the only ones trained; see docs/flow.md on the first and the last."""
-    noise_level: float = Field(default=0.7, gt=0, le=1)
-    shared_noise: bool = False
+    noise_level: float = Field(default=0.8, gt=0, le=1)
+    shared_noise: bool = True
     """Whether a group starts from the same noise, so that its members differ by the stochastic steps alone."""
     learning_rate: float = Field(default=1e-3, gt=0)
     updates_per_rollout: int = Field(default=1, gt=0)
@@ -102,7 +102,7 @@ class EditorGrpoConfig(Config):
     micro_batch: int = Field(default=40, gt=0)
     """Edits that pass through the editor together, in the rollout and in the update alike."""
     template: str = "compact"
-    traces: int = Field(default=1, gt=0)
+    traces: int = Field(default=2, gt=0)
     """Traces of the verifier per edit; the reward is the mean score of those that can be read."""
     temperature: float = Field(default=1.0, ge=0)
     max_tokens: int = Field(default=160, gt=0)

@@ -21,7 +21,7 @@ from edit_r1.world.tasks import generator, sample_task
 from edit_r1.world.teachers import TEACHERS, teach
 from edit_r1.world.words import vocabulary
 
-WORDS = "d9120c87a40f2ce6ec446c788627bc92413b8649d6097ffad3ffb9b385406934"
+WORDS = "ed963227842fe1d255988b7820d92a740d547e959ec1aec6f010c7e6ec521277"
 PROVENANCE = Provenance("world", "0", "0", "{}", 64)
 
 

@@ -21,15 +21,17 @@ from edit_r1.verifier.engines.transformers_engine import TransformersEngine
 from edit_r1.verifier.prompting import Prompt
 from edit_r1.verifier.tiny import build_processor, build_tiny_qwen
 from edit_r1.world.defects import DEFECTS, soften
-from edit_r1.world.faults import candidate, draw_faults
+from edit_r1.world.faults import HELDOUT_FAULT, SCENE_FAULTS, candidate, draw_faults
 from edit_r1.world.oracle import Reading
 from edit_r1.world.principles import cell_evidence, frame_evidence
 from edit_r1.world.render import to_image
-from edit_r1.world.scene import FRAME, PLACES, Scene, Split
+from edit_r1.world.scene import FRAME, PLACES, Scene, Split, pick
 from edit_r1.world.tasks import Truth, generator, sample_task
 from edit_r1.world.words import vocabulary
 
 _SOFTENED = 0.5  # share of edited images with the small flaws of a decoder, which do not count
+_FAULTY = 0.5  # share of edits that surely show another scene, so that what was asked does not tell what is seen
+_SCENE_FAULTS = tuple(fault for fault in SCENE_FAULTS if fault != HELDOUT_FAULT)
 
 
 def describe_scene(scene: Scene) -> str:
@@ -69,7 +71,8 @@ def tally(rng: Generator) -> tuple[str, str]:
 def lesson(rng: Generator, kind: str, split: Split = "train") -> dict[str, Any]:
     """One sample of a kind: `describe`, `compare`, `observe` or `tally`."""
     task = sample_task(rng, split)
-    drawn = candidate(rng, task.scene, task.operation, draw_faults(rng))
+    faults = (pick(rng, _SCENE_FAULTS),) if rng.random() < _FAULTY else draw_faults(rng)
+    drawn = candidate(rng, task.scene, task.operation, faults)
     truth = task.judge(Reading(drawn.scene, drawn.defects, residual=0.0))
     if kind == "describe":
         prompt, text = "describe", describe(task.scene, truth.reading)

@@ -1,7 +1,8 @@
 """Principles of an operation, and their truth for any image (paper section 1: follow, keep, quality).
 
 A claim is a principle together with what makes it true. Judging gives the answer and the evidence that a trace quotes:
-`place before > after`, or `same`.
+`place before > after same`, or `changed`. Both sides are always spelled out: to say what is seen is easier to learn
+than to compare two pictures in silence, and the comparison is then one of words (measured: LOG.md).
 """
 
 from __future__ import annotations
@@ -41,17 +42,22 @@ def _content(thing: Thing | None) -> str:
     return "none" if thing is None else str(thing)
 
 
+def _compared(what: str, before: str, after: str, same: bool) -> str:
+    return f"{what} {before} > {after} {'same' if same else 'changed'}"
+
+
 def cell_evidence(index: int, source: Scene, shown: Scene) -> str:
-    """`top-left A > B`, or `top-left same`: one cell before and after."""
+    """`top-left A > B changed`, or `top-left A > A same`: one cell before and after."""
     before, after = source.cells[index], shown.cells[index]
-    return f"{PLACES[index]} " + ("same" if before == after else f"{_content(before)} > {_content(after)}")
+    return _compared(PLACES[index], _content(before), _content(after), before == after)
 
 
 def frame_evidence(key: str, source: Scene, shown: Scene) -> str:
-    """`tone warm > cold`, or `tone same`. Without things there is no style to see: it counts as kept."""
+    """`tone warm > cold changed`, or `tone warm > warm same`. Without things no style is seen: it counts as kept."""
     before, after = source.frame(key), shown.frame(key)
-    same = before == after or (key == "style" and not shown.things)
-    return f"{key} " + ("same" if same else f"{before} > {after}")
+    if key == "style" and not shown.things:
+        return _compared(key, before, "none", True)
+    return _compared(key, before, after, before == after)
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,8 @@ class CellShows(Claim):
             if not self.wanted
             else thing is not None and all(getattr(thing, k) == v for k, v in self.wanted)
         )
-        return Finding(met, cell_evidence(self.index, source, reading.scene))
+        words = " ".join(value for _, value in self.wanted) or "none"
+        return Finding(met, f"{cell_evidence(self.index, source, reading.scene)} want {words}")
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,8 @@ class FrameShows(Claim):
 
     def judge(self, source: Scene, reading: Reading) -> Finding:
         """True when the value is there."""
-        return Finding(reading.scene.frame(self.key) == self.value, frame_evidence(self.key, source, reading.scene))
+        met = reading.scene.frame(self.key) == self.value
+        return Finding(met, f"{frame_evidence(self.key, source, reading.scene)} want {self.value}")
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ class ThingKeeps(Claim):
         if after is None:
             return Finding(False, "none")
         changes = [(k, getattr(before, k), getattr(after, k)) for k in self.keys]
-        words = [f"{k} same" if a == b else f"{k} {a} > {b}" for k, a, b in changes]
+        words = [_compared(k, a, b, a == b) for k, a, b in changes]
         return Finding(all(a == b for _, a, b in changes), " ".join(words))
 
 

@@ -8,6 +8,7 @@ from edit_r1.world.scene import ATTRIBUTES, FRAME, PLACES
 
 _MARKUP = "=> yes no same > none clean <average> </average> <score> </score> <think> </think> <box> </box> \n ?"
 _QUESTIONS = "is at a the now ? empty does keep its do stay it free of noise and blur grid border"
+_EVIDENCE = "changed want"
 _PRETRAINING = "describe compare observe judge source edited"
 
 
@@ -22,4 +23,5 @@ def vocabulary() -> tuple[str, ...]:
     words += [*PLACES, *DEFECTS, *_QUESTIONS.split(), *_PRETRAINING.split()]
     for text in [*JOINTS, *(text for texts in PHRASES.values() for text in texts)]:
         words += [word for word in text.split() if "{" not in word]
+    words += _EVIDENCE.split()
     return tuple(dict.fromkeys(word.lower() for word in words))
