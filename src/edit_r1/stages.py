@@ -167,7 +167,7 @@ class PretrainVerifierConfig(SftConfig):
     describe_only: float = Field(default=0.15, ge=0, le=1)
     describe: float = Field(default=0.2, ge=0, le=1)
     compare: float = Field(default=0.15, ge=0, le=1)
-    tally: float = Field(default=0.15, ge=0, le=1)
+    tally: float = Field(default=0.25, ge=0, le=1)
 
 
 class PretrainEditorConfig(Config):

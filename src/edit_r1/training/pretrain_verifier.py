@@ -1,12 +1,15 @@
 """Pretraining of the tiny verifier: to see, and to compare, before it is asked to judge.
 
 Measured: verdicts alone teach nothing; dense descriptions teach to see; evidence beside every check teaches to compare.
-Tallies of given answers teach numbers and the form of an answer. The base is never asked to judge.
+Tallies of given words teach to compare them, numbers and the form of an answer. The base is never asked to judge a
+picture.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +17,26 @@ import torch
 from datasets import IterableDataset
 from numpy.random import Generator
 
+from edit_r1.records import Check
 from edit_r1.runs.run import Run
 from edit_r1.stages import PretrainVerifierConfig
 from edit_r1.training.sft import example, fine_tune
 from edit_r1.verifier.engines.transformers_engine import TransformersEngine
 from edit_r1.verifier.prompting import Prompt
 from edit_r1.verifier.tiny import build_processor, build_tiny_qwen
+from edit_r1.verifier.trace import format_trace
 from edit_r1.world.defects import DEFECTS, soften
-from edit_r1.world.faults import HELDOUT_FAULT, SCENE_FAULTS, candidate, draw_faults
+from edit_r1.world.faults import HELDOUT_FAULT, SCENE_FAULTS, candidate, change_thing, draw_faults
 from edit_r1.world.oracle import Reading
 from edit_r1.world.principles import cell_evidence, frame_evidence
 from edit_r1.world.render import to_image
-from edit_r1.world.scene import FRAME, PLACES, Scene, Split, pick
-from edit_r1.world.tasks import Truth, generator, sample_task
+from edit_r1.world.scene import ATTRIBUTES, FRAME, PLACES, Scene, Split, pick, sample_thing
+from edit_r1.world.tasks import Truth, WorldTask, generator, sample_task
 from edit_r1.world.words import vocabulary
 
 _SOFTENED = 0.5  # share of edited images with the small flaws of a decoder, which do not count
 _FAULTY = 0.5  # share of edits that surely show another scene, so that what was asked does not tell what is seen
+_COMPARISON = re.compile(r" (same|changed)\b")
 _SCENE_FAULTS = tuple(fault for fault in SCENE_FAULTS if fault != HELDOUT_FAULT)
 
 
@@ -57,15 +63,28 @@ def observe(truth: Truth) -> str:
     return "\n".join(f"[{k}] {finding.evidence}" for k, finding in enumerate(truth.findings, 1))
 
 
-def tally(rng: Generator) -> tuple[str, str]:
-    """Given answers, to be written in the form of a trace with their average and ten times it as the score."""
-    share = rng.choice([0.3, 0.6, 0.8, 0.9])
-    answers = ["yes" if rng.random() < share else "no" for _ in range(int(rng.integers(4, 10)))]
-    average = answers.count("yes") / len(answers)
-    given = [f"[{k}] {answer}" for k, answer in enumerate(answers, 1)]
-    written = [f"[{k}] => {answer}" for k, answer in enumerate(answers, 1)]
-    numbers = [f"<average> {average:.1f} </average>", f"<score> {round(20 * average) / 2:.1f} </score>"]
-    return "\n".join(given), "\n".join([*written, *numbers])
+def scrambled(rng: Generator, scene: Scene) -> Scene:
+    """The scene with about half of its cells and of its frame changed, most of them in one word."""
+    for index, thing in enumerate(scene.cells):
+        if rng.random() < 0.4:
+            gone = thing is not None and rng.random() < 0.2
+            new = sample_thing(rng, set()) if thing is None else None
+            scene = scene.with_cell(index, new) if gone or new else change_thing(rng, scene, index, tuple(ATTRIBUTES))
+    changed = [key for key in FRAME if rng.random() < 0.3]
+    return replace(scene, **{key: pick(rng, FRAME[key], besides=scene.frame(key)) for key in changed})
+
+
+def tally(rng: Generator, task: WorldTask) -> tuple[str, str]:
+    """What was and what is, given in words, to be written as a trace: the comparisons, the answers, their average.
+
+    It teaches to compare words, numbers and the form of an answer. The pictures beside it have nothing to do with it,
+    and the score is ten times the average: no judgement of an image is in it.
+    """
+    defects = frozenset(defect for defect in DEFECTS if rng.random() < 0.2)
+    findings = task.judge(Reading(scrambled(rng, task.operation.apply(task.scene)), defects, residual=0.0)).findings
+    given = [f"[{k}] {_COMPARISON.sub('', finding.evidence)}" for k, finding in enumerate(findings, 1)]
+    checks = [Check(c.principle, f.met, f.evidence) for c, f in zip(task.claims, findings, strict=True)]
+    return "\n".join(given), format_trace(checks, round(20 * sum(c.met for c in checks) / len(checks)) / 2)
 
 
 def lesson(rng: Generator, kind: str, split: Split = "train") -> dict[str, Any]:
@@ -79,7 +98,7 @@ def lesson(rng: Generator, kind: str, split: Split = "train") -> dict[str, Any]:
     elif kind == "compare":
         prompt, text = "compare", compare(task.scene, truth.reading)
     elif kind == "tally":
-        prompt, text = tally(rng)
+        prompt, text = tally(rng, task)
     else:
         questions = [f"[{k}] {claim.principle.question}" for k, claim in enumerate(task.claims, 1)]
         prompt, text = "\n".join([f"observe {task.instruction}", *questions]), observe(truth)

@@ -31,7 +31,7 @@ def _another(rng: Generator, scene: Scene, operation: Operation, *, same_places:
     return None
 
 
-def _change_thing(rng: Generator, scene: Scene, index: int, keys: tuple[str, ...]) -> Scene:
+def change_thing(rng: Generator, scene: Scene, index: int, keys: tuple[str, ...]) -> Scene:
     """One attribute of one thing takes another value, but none that makes the held-out pairing."""
     thing = scene.cells[index]
     assert thing is not None
@@ -48,7 +48,7 @@ def _collateral(rng: Generator, goal: Scene, touched: set[int | str]) -> Scene:
     if others and rng.random() < 0.7:
         index = others[int(rng.integers(len(others)))]
         gone = len(goal.things) > 1 and rng.random() < 0.3
-        return goal.with_cell(index, None) if gone else _change_thing(rng, goal, index, tuple(ATTRIBUTES))
+        return goal.with_cell(index, None) if gone else change_thing(rng, goal, index, tuple(ATTRIBUTES))
     key = pick(rng, tuple(k for k in FRAME if k not in touched))
     return replace(goal, **{key: pick(rng, FRAME[key], besides=goal.frame(key))})
 
@@ -62,10 +62,10 @@ def _incomplete(rng: Generator, scene: Scene, operation: Operation) -> Scene | N
         return replace(operation, changes=(change,)).apply(scene)
     if operation.category == "remove":
         assert isinstance(change.place, int)
-        return _change_thing(rng, scene, change.place, ("size", "material"))
+        return change_thing(rng, scene, change.place, ("size", "material"))
     if operation.category == "add":
         assert isinstance(change.place, int)
-        return _change_thing(rng, operation.apply(scene), change.place, ("size", "material"))
+        return change_thing(rng, operation.apply(scene), change.place, ("size", "material"))
     return None
 
 
@@ -75,7 +75,7 @@ def _overshoot(rng: Generator, goal: Scene, operation: Operation) -> Scene | Non
         if isinstance(change.place, int) and isinstance(change.value, Thing) and goal.cells[change.place]:
             old = ("size", "material", "colour") if operation.category in ("text", "replace") else ("size", "material")
             keys = {"resize": ("colour", "material"), "material": ("colour", "size")}.get(operation.category, old)
-            return _change_thing(rng, goal, change.place, keys)
+            return change_thing(rng, goal, change.place, keys)
     return None
 
 

@@ -1,0 +1,59 @@
+"""Lessons of the verifier's base: what they say is true, and the mixture is the one that was asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from edit_r1.records import Provenance, Verdict
+from edit_r1.stages import PretrainVerifierConfig
+from edit_r1.training import pretrain_verifier
+from edit_r1.training.pretrain_verifier import lessons, scrambled, tally
+from edit_r1.verifier.trace import parse_trace
+from edit_r1.world.scene import HELDOUT_PAIRING
+from edit_r1.world.tasks import generator, sample_task
+
+
+def test_a_tally_is_a_trace_whose_answers_follow_from_the_given_words() -> None:
+    """Every comparison is right as words, and the score is ten times the share of yes, on the grid of 0.5."""
+    rng = generator(0, "train")
+    answers: Counter[bool] = Counter()
+    for _ in range(200):
+        task = sample_task(rng, "train")
+        given, written = tally(rng, task)
+        verdict = parse_trace(written, [claim.principle for claim in task.claims], Provenance("", "", "", "", 0))
+        assert isinstance(verdict, Verdict)
+        for check, line in zip(verdict.checks, given.split("\n"), strict=True):
+            words = check.reason.split()
+            assert [w for w in words if w not in ("same", "changed")] == line.split()[1:]
+            assert check.met == ("changed" not in words) or check.principle.category != "keep" or words == ["none"]
+            answers[check.met] += 1
+        share = sum(check.met for check in verdict.checks) / len(verdict.checks)
+        assert verdict.score == pytest.approx(10 * share, abs=0.25)
+    assert 0.3 < answers[True] / answers.total() < 0.7
+
+
+def test_scrambling_changes_about_half_and_never_shows_the_heldout_pairing() -> None:
+    """A cell changes with probability 0.4; a changed cell is never what it was."""
+    rng = generator(1, "train")
+    changed: list[bool] = []
+    for _ in range(500):
+        scene = sample_task(rng, "train").scene
+        other = scrambled(rng, scene)
+        changed += [a != b for a, b in zip(scene.cells, other.cells, strict=True)]
+        assert all((thing.colour, thing.shape) != HELDOUT_PAIRING for _, thing in other.things)
+    assert np.mean(changed) == pytest.approx(0.4, abs=0.04)
+
+
+def test_the_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Descriptions alone at first, then the shares: 0.1 * 4000 = 400 and 3600 * (0.2, 0.15, 0.25, 0.4), +- 4 sigma."""
+    monkeypatch.setattr(pretrain_verifier, "lesson", lambda rng, kind: {"kind": kind})
+    config = PretrainVerifierConfig(steps=400, batch_size=10, describe_only=0.1, describe=0.2, compare=0.15, tally=0.25)
+    kinds = [row["kind"] for row in lessons(config, 0)]
+    assert len(kinds) == 4000
+    assert set(kinds[:400]) == {"describe"}
+    counts = Counter(kinds[400:])
+    for kind, share in {"describe": 0.2, "compare": 0.15, "tally": 0.25, "observe": 0.4}.items():
+        assert counts[kind] == pytest.approx(3600 * share, abs=4 * (3600 * share * (1 - share)) ** 0.5)
