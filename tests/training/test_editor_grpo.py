@@ -57,6 +57,7 @@ CONFIG = EditorGrpoConfig(
     kernel="flow_sde",
     sde_steps=(1, 2),
     noise_level=0.9,
+    shared_noise=False,
     micro_batch=4,  # does not divide the 6 edits of a step
     lora_rank=4,
     lora_alpha=8,
@@ -422,11 +423,12 @@ def timeless(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_reward_rises_and_the_run_is_recorded(pipeline_folder: Path, tasks: Tasks, tmp_path: Path) -> None:
-    changes = {"steps": 12, "prompts_per_step": 1, "group_size": 32, "micro_batch": 32, "shared_noise": True}
-    config = CONFIG.model_copy(update={**changes, "sde_steps": (2, 3), "learning_rate": 0.1, "beta": 0.0})
+    """The threshold is met with room for pipelines of three seeds (gains 0.25, 0.43 and 0.14 in 40 steps)."""
+    changes = {"steps": 40, "prompts_per_step": 1, "group_size": 32, "micro_batch": 32, "shared_noise": True}
+    config = CONFIG.model_copy(update={**changes, "sde_steps": (2, 3), "learning_rate": 0.03, "beta": 0.0})
     run, _ = learn(tmp_path / "run", pipeline_folder, tasks, config=config)
     lines = run.metrics()
-    assert [line["step"] for line in lines] == list(range(13))
+    assert [line["step"] for line in lines] == list(range(41))
     assert lines[-1]["probe_reward"] > lines[0]["probe_reward"] + 0.1
     expected = {"reward", "reward_std", "failure_rate", "kl", "clip_share", "grad_norm", "signal_share", "noop_rate"}
     expected |= {"seconds_sample", "seconds_verify", "seconds_update", "oracle_success", "loss", "ratio_shift"}
