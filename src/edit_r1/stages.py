@@ -193,9 +193,9 @@ class PretrainEditorConfig(Config):
     change_weight: float = Field(default=4.0, ge=1)
     right_share: float = Field(default=0.6, ge=0, le=1)
     """Share of right edits after practice; the rest have a fault, as real edit data have."""
-    noise_shift: float = Field(default=2.0, gt=0)
+    noise_shift: float = Field(default=4.0, gt=0)
     """How far training moves noise levels towards noise, where it is decided what the edit will be."""
-    word_noise: float = Field(default=0.1, ge=0, le=1)
+    word_noise: float = Field(default=0.2, ge=0, le=1)
     """Chance that a word without a value (a verb, say) becomes another."""
     guidance: float = 2.5
     sampling_steps: int = Field(default=10, ge=1)

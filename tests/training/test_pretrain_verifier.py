@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -12,14 +13,17 @@ from edit_r1.stages import PretrainVerifierConfig
 from edit_r1.training import pretrain_verifier
 from edit_r1.training.pretrain_verifier import lessons, scrambled, tally
 from edit_r1.verifier.trace import parse_trace
-from edit_r1.world.scene import HELDOUT_PAIRING
+from edit_r1.world.scene import ATTRIBUTES, FRAME, HELDOUT_PAIRING, PLACES, STYLES
 from edit_r1.world.tasks import generator, sample_task
+
+_COMPARED = re.compile(rf"(?:{'|'.join([*PLACES, *ATTRIBUTES, *FRAME])}) (.+?) > (.+?) (same|changed)")
 
 
 def test_a_tally_is_a_trace_whose_answers_follow_from_the_given_words() -> None:
     """Every comparison is right as words, and the score is ten times the share of yes, on the grid of 0.5."""
     rng = generator(0, "train")
     answers: Counter[bool] = Counter()
+    compared = 0
     for _ in range(200):
         task = sample_task(rng, "train")
         given, written = tally(rng, task)
@@ -28,11 +32,15 @@ def test_a_tally_is_a_trace_whose_answers_follow_from_the_given_words() -> None:
         for check, line in zip(verdict.checks, given.split("\n"), strict=True):
             words = check.reason.split()
             assert [w for w in words if w not in ("same", "changed")] == line.split()[1:]
+            for before, after, said in _COMPARED.findall(check.reason):
+                assert (said == "same") == (before == after or (after == "none" and before in STYLES))
+                compared += 1
             assert check.met == ("changed" not in words) or check.principle.category != "keep" or words == ["none"]
             answers[check.met] += 1
         share = sum(check.met for check in verdict.checks) / len(verdict.checks)
         assert verdict.score == pytest.approx(10 * share, abs=0.25)
     assert 0.3 < answers[True] / answers.total() < 0.7
+    assert compared > 1000
 
 
 def test_scrambling_changes_about_half_and_never_shows_the_heldout_pairing() -> None:

@@ -64,7 +64,7 @@ def observe(truth: Truth) -> str:
 
 
 def scrambled(rng: Generator, scene: Scene) -> Scene:
-    """The scene with about half of its cells and of its frame changed, most of them in one word."""
+    """The scene with two in five of its cells changed, most of them in one word, and three in ten of its frame."""
     for index, thing in enumerate(scene.cells):
         if rng.random() < 0.4:
             gone = thing is not None and rng.random() < 0.2
