@@ -160,14 +160,19 @@ class PretrainVerifierConfig(SftConfig):
     The shares are of the samples after the first `describe_only` of training; the rest are observations.
     """
 
-    steps: int = Field(default=5000, gt=0)
+    steps: int = Field(default=6000, gt=0)
     batch_size: int = Field(default=16, gt=0)
     checkpoint_every: int = Field(default=250, gt=0)
     size: TinySize = TinySize()
     describe_only: float = Field(default=0.15, ge=0, le=1)
-    describe: float = Field(default=0.2, ge=0, le=1)
+    describe: float = Field(default=0.15, ge=0, le=1)
     compare: float = Field(default=0.15, ge=0, le=1)
-    tally: float = Field(default=0.25, ge=0, le=1)
+    tally: float = Field(default=0.2, ge=0, le=1)
+    editor_edits: int = Field(default=3000, gt=0)
+    """Edits that the shipped editor makes to be looked at."""
+    editor_share: float = Field(default=0.25, ge=0, le=1)
+    """Share of the samples that show one of them."""
+    editor_steps: tuple[int, ...] = (3, 6)
 
 
 class PretrainEditorConfig(Config):

@@ -8,18 +8,22 @@ picture.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import IterableDataset
 from numpy.random import Generator
+from PIL.Image import Image
 
+from edit_r1.data.make_world import WorldMaker, shipped_editor
+from edit_r1.data.store import JudgedEdit, read_edits, write_edits
 from edit_r1.records import Check
+from edit_r1.runs.progress import track
 from edit_r1.runs.run import Run
-from edit_r1.stages import PretrainVerifierConfig
+from edit_r1.stages import PretrainVerifierConfig, WorldConfig
 from edit_r1.training.sft import example, fine_tune
 from edit_r1.verifier.engines.transformers_engine import TransformersEngine
 from edit_r1.verifier.prompting import Prompt
@@ -31,7 +35,7 @@ from edit_r1.world.oracle import Reading
 from edit_r1.world.principles import cell_evidence, frame_evidence
 from edit_r1.world.render import to_image
 from edit_r1.world.scene import ATTRIBUTES, FRAME, PLACES, Scene, Split, pick, sample_thing
-from edit_r1.world.tasks import Truth, WorldTask, generator, sample_task
+from edit_r1.world.tasks import Truth, WorldTask, generator, reading_from_json, sample_task, world_task
 from edit_r1.world.words import vocabulary
 
 _SOFTENED = 0.5  # share of edited images with the small flaws of a decoder, which do not count
@@ -87,12 +91,32 @@ def tally(rng: Generator, task: WorldTask) -> tuple[str, str]:
     return "\n".join(given), format_trace(checks, round(20 * sum(c.met for c in checks) / len(checks)) / 2)
 
 
-def lesson(rng: Generator, kind: str, split: Split = "train") -> dict[str, Any]:
-    """One sample of a kind: `describe`, `compare`, `observe` or `tally`."""
+@dataclass(frozen=True)
+class Shown:
+    """A task and an image to be judged by it, with what the oracle reads."""
+
+    task: WorldTask
+    image: Image
+    reading: Reading
+
+
+def drawn(rng: Generator, split: Split = "train") -> Shown:
+    """A new task and an edit with faults drawn into it; half of the edits surely show another scene than was asked."""
     task = sample_task(rng, split)
     faults = (pick(rng, _SCENE_FAULTS),) if rng.random() < _FAULTY else draw_faults(rng)
-    drawn = candidate(rng, task.scene, task.operation, faults)
-    truth = task.judge(Reading(drawn.scene, drawn.defects, residual=0.0))
+    made = candidate(rng, task.scene, task.operation, faults)
+    image = soften(made.image, rng) if rng.random() < _SOFTENED else made.image
+    return Shown(task, to_image(image), Reading(made.scene, made.defects, residual=0.0))
+
+
+def sampled(judged: JudgedEdit) -> Shown:
+    """An editor's edit from a data set."""
+    return Shown(world_task(judged.edit.task), judged.edit.image, reading_from_json(judged.truth))
+
+
+def lesson(rng: Generator, kind: str, shown: Shown) -> dict[str, Any]:
+    """One sample of a kind: `describe`, `compare`, `observe` or `tally`."""
+    task, truth = shown.task, shown.task.judge(shown.reading)
     if kind == "describe":
         prompt, text = "describe", describe(task.scene, truth.reading)
     elif kind == "compare":
@@ -102,22 +126,33 @@ def lesson(rng: Generator, kind: str, split: Split = "train") -> dict[str, Any]:
     else:
         questions = [f"[{k}] {claim.principle.question}" for k, claim in enumerate(task.claims, 1)]
         prompt, text = "\n".join([f"observe {task.instruction}", *questions]), observe(truth)
-    image = soften(drawn.image, rng) if rng.random() < _SOFTENED else drawn.image
-    return example(task.record().source, to_image(image), prompt, text)
+    return example(task.record().source, shown.image, prompt, text)
 
 
 KINDS = ("describe", "compare", "tally", "observe")
 
 
-def lessons(config: PretrainVerifierConfig, seed: int) -> Iterator[dict[str, Any]]:
-    """The stream of samples: only descriptions at first, then every kind in its share."""
+def lessons(config: PretrainVerifierConfig, seed: int, edits: Path) -> Iterator[dict[str, Any]]:
+    """The stream of samples: only descriptions at first, then every kind in its share.
+
+    A share of the images are the editor's, drawn anew from the data set `edits` each time.
+    """
     rng = generator(seed, "train")
+    samples = [sampled(judged) for judged in read_edits(edits)]
     total = config.steps * config.batch_size
     shares = [config.describe, config.compare, config.tally]
     shares.append(1.0 - sum(shares))
     for index in range(total):
         kind = "describe" if index < config.describe_only * total else str(rng.choice(KINDS, p=shares))
-        yield lesson(rng, kind)
+        by_editor = rng.random() < config.editor_share
+        yield lesson(rng, kind, samples[int(rng.integers(len(samples)))] if by_editor else drawn(rng))
+
+
+def sample_edits(config: PretrainVerifierConfig, seed: int, split: Split, count: int) -> list[JudgedEdit]:
+    """Edits by the shipped editor, with the oracle's readings: soft edges and ghosts that no drawn fault has."""
+    maker = WorldMaker(WorldConfig(editor_share=1.0, editor_steps=config.editor_steps), split, seed, shipped_editor())
+    with track(f"Edits to look at, {split}", total=count) as bar:
+        return maker.judged_edits(count, bar)
 
 
 def run(config: PretrainVerifierConfig, *, out: Path, seed: int, resume: bool) -> None:
@@ -128,25 +163,35 @@ def run(config: PretrainVerifierConfig, *, out: Path, seed: int, resume: bool) -
     torch.manual_seed(seed)
     processor = build_processor(vocabulary(), config.size.patch)
     model = build_tiny_qwen(config.size, processor.tokenizer)
-    stream = IterableDataset.from_generator(lessons, gen_kwargs={"config": config, "seed": seed})
+    if not (out / "edits").is_dir():
+        write_edits(out / "edits", sample_edits(config, seed, "train", config.editor_edits))
+    stream = IterableDataset.from_generator(
+        lessons, gen_kwargs={"config": config, "seed": seed, "edits": out / "edits"}
+    )
     fine_tune(model, processor, stream, config, folder, "Pretraining", seed=seed, resume=resume)
     model.save_pretrained(out / "model")
     processor.save_pretrained(out / "model")
-    folder.finish(exact_match(model, processor, seed))
-
-
-def exact_match(model: Any, processor: Any, seed: int, count: int = 100) -> dict[str, float]:
-    """Share of greedy answers on new scenes that are right to the last word, by kind of lesson."""
     rng = generator(seed, "val")
+    looked_at = [drawn(rng, "val") for _ in range(100)]
+    by_editor = [sampled(judged) for judged in sample_edits(config, seed, "val", 100)]
+    folder.finish(
+        exact_match(model, processor, looked_at)
+        | {f"{kind}_of_editor": share for kind, share in exact_match(model, processor, by_editor).items()}
+    )
+
+
+def exact_match(model: Any, processor: Any, shown: Sequence[Shown]) -> dict[str, float]:
+    """Share of greedy answers that are right to the last word, by kind of lesson."""
+    rng = generator(0, "val")
     engine = TransformersEngine(model, processor, name="base")
     result: dict[str, float] = {}
     for kind in KINDS:
-        asked = [lesson(rng, kind, "val") for _ in range(count)]
+        asked = [lesson(rng, kind, image) for image in shown]
         prompts = [Prompt(tuple(row["images"]), row["prompt"][0]["content"]) for row in asked]
-        answers = engine.generate(prompts, n=1, seed=0, max_tokens=160, temperature=0.0)
+        answers = engine.generate(prompts, n=1, seed=0, max_tokens=200, temperature=0.0)
         right = [
             answer[0].text.split() == row["completion"][0]["content"].lower().split()
             for answer, row in zip(answers, asked, strict=True)
         ]
-        result[kind] = sum(right) / count
+        result[kind] = sum(right) / len(shown)
     return result

@@ -1,8 +1,9 @@
 """Principles of an operation, and their truth for any image (paper section 1: follow, keep, quality).
 
 A claim is a principle together with what makes it true. Judging gives the answer and the evidence that a trace quotes:
-`place before > after same`, or `changed`. Both sides are always spelled out: to say what is seen is easier to learn
-than to compare two pictures in silence, and the comparison is then one of words (measured: LOG.md).
+`before > after`, word by word, then `same` or `changed`, or beside it what is wanted. To say what is seen is easier to
+learn than to compare two pictures in silence, and two neighbours are easier to compare than two runs of words
+(measured: LOG.md).
 """
 
 from __future__ import annotations
@@ -38,26 +39,34 @@ class Claim(ABC):
         """Whether the image that was read meets the principle, with evidence."""
 
 
-def _content(thing: Thing | None) -> str:
-    return "none" if thing is None else str(thing)
+_NOTHING = dict.fromkeys(ATTRIBUTES, "none")
 
 
-def _compared(what: str, before: str, after: str, same: bool) -> str:
-    return f"{what} {before} > {after} {'same' if same else 'changed'}"
+def _words(thing: Thing | None) -> dict[str, str]:
+    """The attributes of a thing; `none` four times where there is nothing."""
+    return _NOTHING if thing is None else {key: getattr(thing, key) for key in ATTRIBUTES}
+
+
+def _compared(what: str, *pairs: tuple[str, str]) -> str:
+    """`what A > B ... changed`, or `same` when all pairs are equal."""
+    same = all(before == after for before, after in pairs)
+    return " ".join([what, *(f"{before} > {after}" for before, after in pairs), "same" if same else "changed"])
 
 
 def cell_evidence(index: int, source: Scene, shown: Scene) -> str:
-    """`top-left A > B changed`, or `top-left A > A same`: one cell before and after."""
+    """One cell before and after, word by word: `top-left small > small plain > plain red > blue X > X changed`."""
     before, after = source.cells[index], shown.cells[index]
-    return _compared(PLACES[index], _content(before), _content(after), before == after)
+    if before is None and after is None:
+        return _compared(PLACES[index], ("none", "none"))
+    return _compared(PLACES[index], *zip(_words(before).values(), _words(after).values(), strict=True))
 
 
 def frame_evidence(key: str, source: Scene, shown: Scene) -> str:
     """`tone warm > cold changed`, or `tone warm > warm same`. Without things no style is seen: it counts as kept."""
     before, after = source.frame(key), shown.frame(key)
     if key == "style" and not shown.things:
-        return _compared(key, before, "none", True)
-    return _compared(key, before, after, before == after)
+        return f"{key} {before} > none same"
+    return _compared(key, (before, after))
 
 
 @dataclass(frozen=True)
@@ -70,13 +79,11 @@ class CellShows(Claim):
     def judge(self, source: Scene, reading: Reading) -> Finding:
         """True when every wanted attribute is there, or nothing is where nothing is wanted."""
         thing = reading.scene.cells[self.index]
-        met = (
-            thing is None
-            if not self.wanted
-            else thing is not None and all(getattr(thing, k) == v for k, v in self.wanted)
-        )
-        words = " ".join(value for _, value in self.wanted) or "none"
-        return Finding(met, f"{cell_evidence(self.index, source, reading.scene)} want {words}")
+        wanted = self.wanted or (("shape", "none"),)
+        met = thing is None if not self.wanted else all(_words(thing)[key] == value for key, value in wanted)
+        before, after = _words(source.cells[self.index]), _words(thing)
+        words = [f"{before[key]} > {after[key]} want {value}" for key, value in wanted]
+        return Finding(met, " ".join([PLACES[self.index], *words]))
 
 
 @dataclass(frozen=True)
@@ -88,8 +95,8 @@ class FrameShows(Claim):
 
     def judge(self, source: Scene, reading: Reading) -> Finding:
         """True when the value is there."""
-        met = reading.scene.frame(self.key) == self.value
-        return Finding(met, f"{frame_evidence(self.key, source, reading.scene)} want {self.value}")
+        before, after = source.frame(self.key), reading.scene.frame(self.key)
+        return Finding(after == self.value, f"{self.key} {before} > {after} want {self.value}")
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ class ThingKeeps(Claim):
         if after is None:
             return Finding(False, "none")
         changes = [(k, getattr(before, k), getattr(after, k)) for k in self.keys]
-        words = [_compared(k, a, b, a == b) for k, a, b in changes]
+        words = [_compared(k, (a, b)) for k, a, b in changes]
         return Finding(all(a == b for _, a, b in changes), " ".join(words))
 
 
