@@ -7,8 +7,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-# Waiting threads sleep instead of spinning, and tests never ask the network for a model.
+# Waiting threads spin for a moment, then sleep (why: cli/main.py), and tests never ask the network for a model.
 export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 30000
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: demo test check clean

@@ -93,7 +93,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line sets defaults for threads; they must not outlive a test."""
-    for name in ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM"):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "TOKENIZERS_PARALLELISM"):
         monkeypatch.setenv(name, os.environ.get(name, "x"))
 
 

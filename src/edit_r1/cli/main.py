@@ -72,8 +72,10 @@ def main(
     ] = False,
 ) -> None:
     """Train a reasoning verifier of image edits from preferences, and a better image editor from the verifier."""
-    # On few cores waiting threads must sleep, not spin: with another busy process a step is ten times slower otherwise.
+    # Waiting threads must sleep in the end, for beside another busy process a step is ten times slower otherwise; but to
+    # wake one takes as long as many of our operations do, so they first wait for some 0.1 ms (libgomp).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Our own limit of pixels is lower, and an error; Pillow's warning beside it would be noise.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
