@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.training.tiny_run import WORLD, tiny_world
+from tests.training.tiny_run import WORLD, tiny_verifier, tiny_world
 
 from edit_r1.data.gold import truth_of
 from edit_r1.data.store import read_pairs
+from edit_r1.evaluation import answers as asking
 from edit_r1.evaluation import verifier as evaluation
 from edit_r1.images import image_hash
 from edit_r1.records import Check
@@ -51,7 +52,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, texts: dict[str, str], *, broken: 
         return "no idea" if key in hopeless else texts[key]
 
     engine = ScriptedEngine(say)
-    monkeypatch.setattr(evaluation, "load_verifier", lambda *_, **__: Verifier(engine))
+    monkeypatch.setattr(asking, "load_verifier", lambda *_, **__: Verifier(engine))
     return engine
 
 
@@ -99,17 +100,36 @@ def test_the_base_is_asked_about_fewer_pairs(tmp_path: Path, monkeypatch: pytest
 def test_an_interrupted_measurement_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole chunks of the journal are read back, a torn last line is made anew, and the result is the same."""
     data = tiny_world(tmp_path)
-    monkeypatch.setattr(evaluation, "_CHUNK", 2)
+    monkeypatch.setattr(asking, "_CHUNK", 2)
     pairs = list(read_pairs(data / TEST_PAIRS))
     assert len(pairs) == WORLD.test_pairs
     texts = answers(data)
     scripted(monkeypatch, texts)
-    journal = tmp_path / "journal.jsonl"
-    whole = evaluation.answer_pairs(tmp_path, pairs, journal, CONFIG, seed=0, title="t")
-    lines = journal.read_text().splitlines()
-    journal.write_text("\n".join(lines[:4]) + "\n" + lines[4][:20])
-    engine = scripted(monkeypatch, texts)
-    again = evaluation.answer_pairs(tmp_path, pairs, journal, CONFIG, seed=0, title="t")
-    assert again == whole
-    assert sum(len(call) for call in [engine.calls]) > 0
-    assert journal.read_text().splitlines() == lines
+    inquiry = asking.Inquiry(tmp_path, data / TEST_PAIRS, len(pairs), tmp_path / "journal.jsonl")
+    asking.ask([inquiry], CONFIG, 0)
+    whole = asking.read_answers(inquiry, pairs)
+    lines = inquiry.journal.read_text().splitlines()
+    for kept, pairs_again in (([*lines[:4], "{"], 2), ([*lines[:5], "{"], 2), (lines, 0)):
+        inquiry.journal.write_text("\n".join(kept) + ("\n" if kept is lines else ""))
+        engine = scripted(monkeypatch, texts)
+        asking.ask([inquiry], CONFIG, 0)
+        assert asking.read_answers(inquiry, pairs) == whole
+        assert len(engine.calls) == 2 * pairs_again
+        assert inquiry.journal.read_text().splitlines() == lines
+
+
+def test_processes_answer_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two verifiers in two processes write the journals that one process writes, a random model's failures included."""
+    data = tiny_world(tmp_path)
+    models = [tiny_verifier(tmp_path / str(seed), seed) for seed in (0, 1)]
+
+    def journals(folder: str) -> list[str]:
+        inquiries = [asking.Inquiry(m, data / TEST_PAIRS, 2, tmp_path / folder / m.parent.name) for m in models]
+        asking.ask(inquiries, CONFIG, 0)
+        return [inquiry.journal.read_text() for inquiry in inquiries]
+
+    alone = journals("alone")
+    assert alone[0] != alone[1]
+    monkeypatch.setattr(asking, "_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert journals("together") == alone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from edit_r1.verifier.trace import parse_trace
 from edit_r1.world.scene import ATTRIBUTES, FRAME, HELDOUT_PAIRING, PLACES, STYLES
 from edit_r1.world.tasks import generator, sample_task
 
-_COMPARED = re.compile(rf"(?:{'|'.join([*PLACES, *ATTRIBUTES, *FRAME])}) (.+?) > (.+?) (same|changed)")
+_COMPARED = re.compile(rf"(?:{'|'.join([*PLACES, *ATTRIBUTES, *FRAME])}) ((?:\S+ > \S+ )+)(same|changed)")
+_WANTED = re.compile(r"> (\S+) want (\S+)")
 
 
 def test_a_tally_is_a_trace_whose_answers_follow_from_the_given_words() -> None:
@@ -32,9 +34,13 @@ def test_a_tally_is_a_trace_whose_answers_follow_from_the_given_words() -> None:
         for check, line in zip(verdict.checks, given.split("\n"), strict=True):
             words = check.reason.split()
             assert [w for w in words if w not in ("same", "changed")] == line.split()[1:]
-            for before, after, said in _COMPARED.findall(check.reason):
-                assert (said == "same") == (before == after or (after == "none" and before in STYLES))
+            for words_of_both, said in _COMPARED.findall(check.reason):
+                pairs = [pair.split(" > ") for pair in re.findall(r"\S+ > \S+", words_of_both)]
+                assert (said == "same") == all(a == b or (b == "none" and a in STYLES) for a, b in pairs)
                 compared += 1
+            wanted = _WANTED.findall(check.reason)
+            assert bool(wanted) == (check.principle.category == "follow")
+            assert check.met == all(shown == want for shown, want in wanted) or not wanted
             assert check.met == ("changed" not in words) or check.principle.category != "keep" or words == ["none"]
             answers[check.met] += 1
         share = sum(check.met for check in verdict.checks) / len(verdict.checks)
@@ -57,9 +63,16 @@ def test_scrambling_changes_about_half_and_never_shows_the_heldout_pairing() -> 
 
 def test_the_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Descriptions alone at first, then the shares: 0.1 * 4000 = 400 and 3600 * (0.2, 0.15, 0.25, 0.4), +- 4 sigma."""
-    monkeypatch.setattr(pretrain_verifier, "lesson", lambda rng, kind: {"kind": kind})
-    config = PretrainVerifierConfig(steps=400, batch_size=10, describe_only=0.1, describe=0.2, compare=0.15, tally=0.25)
-    kinds = [row["kind"] for row in lessons(config, 0)]
+    monkeypatch.setattr(pretrain_verifier, "lesson", lambda rng, kind, shown: {"kind": kind, "shown": shown})
+    monkeypatch.setattr(pretrain_verifier, "drawn", lambda rng: "drawn")
+    monkeypatch.setattr(pretrain_verifier, "sampled", lambda judged: judged)
+    monkeypatch.setattr(pretrain_verifier, "read_edits", lambda edits: ["first", "second"])
+    shares = {"describe_only": 0.1, "describe": 0.2, "compare": 0.15, "tally": 0.25, "editor_share": 0.3}
+    rows = list(lessons(PretrainVerifierConfig(steps=400, batch_size=10, **shares), 0, Path()))
+    shown = Counter(row["shown"] for row in rows)
+    for name, share in {"drawn": 0.7, "first": 0.15, "second": 0.15}.items():
+        assert shown[name] == pytest.approx(4000 * share, abs=4 * (4000 * share * (1 - share)) ** 0.5)
+    kinds = [row["kind"] for row in rows]
     assert len(kinds) == 4000
     assert set(kinds[:400]) == {"describe"}
     counts = Counter(kinds[400:])

@@ -159,15 +159,16 @@ def test_style_cannot_be_seen_without_things() -> None:
 def test_evidence_by_hand() -> None:
     shown = replace(SCENE.with_cell(0, replace(GREEN, size="large")).with_cell(2, None), tone="cold")
     assert evidence(RECOLOUR, shown, "grid", "noise") == [
-        "top-left small plain red circle > large plain green circle changed want green",
+        "top-left red > green want green",
         "size small > large changed material plain > plain same shape circle > circle same",
-        "top-right none > none same bottom-left large striped blue H > none changed bottom-right none > none same",
+        "top-right none > none same "
+        "bottom-left large > none striped > none blue > none H > none changed bottom-right none > none same",
         "background gray > gray same tone neutral > cold changed style flat > flat same",
         "noise",
         "grid",
     ]
     assert evidence(RECOLOUR, SCENE.with_cell(0, None))[:2] == [
-        "top-left small plain red circle > none changed want green",
+        "top-left red > none want green",
         "none",
     ]
     assert evidence(RECOLOUR, DONE)[-2:] == ["clean", "clean"]

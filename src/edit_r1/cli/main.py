@@ -72,8 +72,8 @@ def main(
     ] = False,
 ) -> None:
     """Train a reasoning verifier of image edits from preferences, and a better image editor from the verifier."""
-    # Waiting threads must sleep in the end, for beside another busy process a step is ten times slower otherwise; but to
-    # wake one takes as long as many of our operations do, so they first wait for some 0.1 ms (libgomp).
+    # Waiting threads must sleep in the end, for beside a busy process a step is ten times slower otherwise. But to wake
+    # one takes as long as many of our operations do, so they spin for some 0.1 ms first (libgomp).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,19 +1,16 @@
-"""Held-out measurement of verifiers: pairs ordered as the annotators did, and checks that agree with the oracle.
-
-Every trace is kept in a journal, a line per pair: an interrupted run goes on, and every number can be looked into.
-"""
+"""Held-out measurement of verifiers: pairs ordered as the annotators did, and checks that agree with the oracle."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edit_r1 import assets
 from edit_r1.data.gold import gold_checks
 from edit_r1.data.store import JudgedPair, read_pairs
+from edit_r1.evaluation.answers import Answer, Answers, Inquiry, ask, read_answers
 from edit_r1.evaluation.metrics import (
     JudgedTrace,
     ScoredPair,
@@ -24,75 +21,9 @@ from edit_r1.evaluation.metrics import (
 )
 from edit_r1.files import atomic_write, disk_errors
 from edit_r1.images import image_hash
-from edit_r1.records import Edit, EditTask, Failure, Provenance, Verdict
-from edit_r1.runs.progress import track
+from edit_r1.records import Edit, Failure, Verdict
 from edit_r1.runs.run import Run
 from edit_r1.stages import HELDOUT_PAIRS, TEST_PAIRS, EvaluateConfig
-from edit_r1.verifier.local import load_verifier
-from edit_r1.verifier.trace import parse_trace
-from edit_r1.verifier.verifier import Judgement
-
-_CHUNK = 128  # pairs per commit of the journal; enough of them to sort into batches of similar length
-_READ_BACK = Provenance("journal", "", "", "", 0)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a verifier said of one edit: the mean score of its readable traces, and the traces."""
-
-    score: float | None
-    verdicts: tuple[Verdict | Failure, ...]
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Both edits of a pair."""
-
-    first: Answer
-    second: Answer
-
-
-def _to_json(judgement: Judgement) -> dict[str, Any]:
-    traces = [
-        {"failure": v.kind, "text": v.text} if isinstance(v, Failure) else {"text": v.trace} for v in judgement.verdicts
-    ]
-    return {"score": judgement.score, "traces": traces}
-
-
-def _from_json(entry: Mapping[str, Any], task: EditTask) -> Answer:
-    verdicts = tuple(
-        Failure(trace["failure"], trace["text"])
-        if "failure" in trace
-        else parse_trace(trace["text"], task.principles, _READ_BACK)
-        for trace in entry["traces"]
-    )
-    return Answer(entry["score"], verdicts)
-
-
-def answer_pairs(
-    model: Path, pairs: Sequence[JudgedPair], journal: Path, config: EvaluateConfig, *, seed: int, title: str
-) -> list[Answers]:
-    """Judge both edits of every pair, or read what the journal already has."""
-    lines = journal.read_text().splitlines() if journal.exists() else []
-    lines = lines[: len(lines) // _CHUNK * _CHUNK] if len(lines) < len(pairs) else lines
-    if len(lines) < len(pairs):
-        verifier = load_verifier(
-            model, temperature=config.temperature, max_tokens=config.max_tokens, batch_size=config.batch_size
-        )
-        with track(title, total=len(pairs), start=len(lines)) as bar, disk_errors(journal):
-            journal.parent.mkdir(parents=True, exist_ok=True)
-            journal.write_text("".join(f"{line}\n" for line in lines))
-            for start in range(len(lines), len(pairs), _CHUNK):
-                chunk = [pair.preference for pair in pairs[start : start + _CHUNK]]
-                edits = [edit for preference in chunk for edit in (preference.first, preference.second)]
-                judged = [_to_json(j) for j in verifier.score(edits, config.traces, seed + start)]
-                fresh = [json.dumps({"first": a, "second": b}) for a, b in zip(judged[::2], judged[1::2], strict=True)]
-                with journal.open("a") as file:
-                    file.write("".join(f"{line}\n" for line in fresh))
-                lines += fresh
-                bar.advance(len(fresh))
-    rows = [(json.loads(line), pair.preference.task) for line, pair in zip(lines, pairs, strict=True)]
-    return [Answers(_from_json(row["first"], task), _from_json(row["second"], task)) for row, task in rows]
 
 
 def _traces(pairs: Sequence[JudgedPair], answers: Sequence[Answers]) -> Iterator[JudgedTrace]:
@@ -201,21 +132,31 @@ def evaluate(
         return run.done
     pairs = list(read_pairs(data / TEST_PAIRS))[: config.pairs]
     heldout = list(read_pairs(data / HELDOUT_PAIRS))[: config.heldout_pairs]
+    journals = out / "traces"
+    asked = {
+        name: (
+            Inquiry(
+                model,
+                data / TEST_PAIRS,
+                min(len(pairs), config.base_pairs if name == "base" else len(pairs)),
+                journals / f"{name}.jsonl",
+            ),
+            Inquiry(model, data / HELDOUT_PAIRS, len(heldout), journals / f"{name}_heldout.jsonl"),
+        )
+        for name, model in models.items()
+    }
+    ask([inquiry for both in asked.values() for inquiry in both], config, seed)
     result: dict[str, Any] = {key: {} for key in ("stages", "heldout", "by_category", "confusion", "failures")}
     stages: dict[str, list[Answers]] = {}
-    for name, model in models.items():
-        asked = pairs[: config.base_pairs] if name == "base" else pairs
-        journal = out / "traces" / f"{name}.jsonl"
-        answers = answer_pairs(model, asked, journal, config, seed=seed, title=f"Judging pairs, {name}")
-        stages[name] = answers
-        traces = list(_traces(asked, answers))
-        scored = _scored(asked, answers)
+    for name, (main, kinds) in asked.items():
+        stages[name] = read_answers(main, pairs[: main.count])
+        scored = _scored(pairs[: main.count], stages[name])
+        traces = list(_traces(pairs[: main.count], stages[name]))
         result["stages"][name] = verifier_metrics(scored, traces, traces_per_edit=config.traces).to_json()
         result["by_category"][name] = pairs_by_category(scored)
         result["confusion"][name] = {key: table.to_json() for key, table in confusion(traces).items()}
         result["failures"][name] = failure_counts(trace.verdict for trace in traces)
-        journal = out / "traces" / f"{name}_heldout.jsonl"
-        answers = answer_pairs(model, heldout, journal, config, seed=seed, title=f"Held-out kinds, {name}")
+        answers = read_answers(kinds, heldout)
         metrics = verifier_metrics(
             _scored(heldout, answers), list(_traces(heldout, answers)), traces_per_edit=config.traces
         )

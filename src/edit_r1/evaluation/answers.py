@@ -1,0 +1,145 @@
+"""Asking verifiers about pairs, with a journal of every trace: a line per pair, from which an interrupted run goes on.
+
+On a CPU several verifiers are asked at once, each in a process of its own: two threads of one process are hardly faster
+than one with models of the tiny size.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edit_r1.data.store import JudgedPair, read_pairs
+from edit_r1.files import disk_errors
+from edit_r1.records import EditTask, Failure, Provenance, Verdict
+from edit_r1.runs.progress import track
+from edit_r1.stages import EvaluateConfig
+from edit_r1.verifier.local import load_verifier
+from edit_r1.verifier.trace import parse_trace
+from edit_r1.verifier.verifier import Judgement
+
+_CHUNK = 128  # pairs per commit of the journal; enough of them to sort into batches of similar length
+_WORTH_A_PROCESS = 200  # pairs: less work is done before another process has begun
+_READ_BACK = Provenance("journal", "", "", "", 0)
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """One verifier, the pairs that it is asked about (the first `count` of a data set), and the journal."""
+
+    model: Path
+    pairs: Path
+    count: int
+    journal: Path
+
+    def lines(self) -> list[str]:
+        """What the journal has of whole chunks; all of them when it is complete."""
+        text = self.journal.read_text() if self.journal.exists() else ""
+        lines = text[: text.rfind("\n") + 1].splitlines()  # the last may be torn
+        return lines if len(lines) == self.count else lines[: len(lines) // _CHUNK * _CHUNK]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verifier said of one edit: the mean score of its readable traces, and the traces."""
+
+    score: float | None
+    verdicts: tuple[Verdict | Failure, ...]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Both edits of a pair."""
+
+    first: Answer
+    second: Answer
+
+
+def ask(inquiries: Sequence[Inquiry], config: EvaluateConfig, seed: int) -> None:
+    """Complete the journals. The traces depend on the seed and a pair's position (and on float rounding) alone."""
+    due = sorted((i for i in inquiries if len(i.lines()) < i.count), key=lambda i: -i.count)
+    done = sum(len(i.lines()) for i in inquiries)
+    if not due:
+        return
+    with track("Judging pairs", total=sum(i.count for i in inquiries), start=done) as bar:
+        workers = _workers(due)
+        if workers == 1:
+            for inquiry in due:
+                _judge(inquiry, config, seed, bar.advance)
+            return
+        with ProcessPoolExecutor(workers, get_context("spawn"), _one_of, (workers,)) as pool:
+            waiting = {pool.submit(_judge, inquiry, config, seed) for inquiry in due}
+            while waiting:
+                finished, waiting = wait(waiting, timeout=1.0)
+                now = sum(len(i.lines()) for i in inquiries)
+                bar.advance(now - done)
+                done = now
+                for future in finished:
+                    future.result()
+
+
+def _workers(due: Sequence[Inquiry]) -> int:
+    """Processes to use: as many as there are cores and inquiries worth one; on a GPU one."""
+    worth = sum(i.count - len(i.lines()) >= _WORTH_A_PROCESS for i in due)
+    return 1 if torch.cuda.is_available() else max(1, min(worth, os.cpu_count() or 1))
+
+
+def _one_of(workers: int) -> None:
+    """Set up a process that shares the cores with others like it."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+def _judge(
+    inquiry: Inquiry, config: EvaluateConfig, seed: int, advance: Callable[[int], None] = lambda _: None
+) -> None:
+    """Judge both edits of every pair that the journal lacks."""
+    lines = inquiry.lines()
+    verifier = load_verifier(
+        inquiry.model, temperature=config.temperature, max_tokens=config.max_tokens, batch_size=config.batch_size
+    )
+    pairs = [pair.preference for pair in islice(read_pairs(inquiry.pairs), inquiry.count)]
+    with disk_errors(inquiry.journal):
+        inquiry.journal.parent.mkdir(parents=True, exist_ok=True)
+        inquiry.journal.write_text("".join(f"{line}\n" for line in lines))
+        for start in range(len(lines), len(pairs), _CHUNK):
+            chunk = pairs[start : start + _CHUNK]
+            edits = [edit for preference in chunk for edit in (preference.first, preference.second)]
+            judged = [_to_json(j) for j in verifier.score(edits, config.traces, seed + start)]
+            both = zip(judged[::2], judged[1::2], strict=True)
+            with inquiry.journal.open("a") as file:
+                file.write("".join(json.dumps({"first": a, "second": b}) + "\n" for a, b in both))
+            advance(len(chunk))
+
+
+def read_answers(inquiry: Inquiry, pairs: Sequence[JudgedPair]) -> list[Answers]:
+    """The answers in a complete journal."""
+    rows = [(json.loads(line), p.preference.task) for line, p in zip(inquiry.lines(), pairs, strict=True)]
+    return [Answers(_from_json(row["first"], task), _from_json(row["second"], task)) for row, task in rows]
+
+
+def _to_json(judgement: Judgement) -> dict[str, Any]:
+    traces = [
+        {"failure": v.kind, "text": v.text} if isinstance(v, Failure) else {"text": v.trace} for v in judgement.verdicts
+    ]
+    return {"score": judgement.score, "traces": traces}
+
+
+def _from_json(entry: Mapping[str, Any], task: EditTask) -> Answer:
+    verdicts = tuple(
+        Failure(trace["failure"], trace["text"])
+        if "failure" in trace
+        else parse_trace(trace["text"], task.principles, _READ_BACK)
+        for trace in entry["traces"]
+    )
+    return Answer(entry["score"], verdicts)
