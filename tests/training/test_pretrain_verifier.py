@@ -67,8 +67,8 @@ def test_the_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrain_verifier, "drawn", lambda rng: "drawn")
     monkeypatch.setattr(pretrain_verifier, "sampled", lambda judged: judged)
     monkeypatch.setattr(pretrain_verifier, "read_edits", lambda edits: ["first", "second"])
-    shares = {"describe_only": 0.1, "describe": 0.2, "compare": 0.15, "tally": 0.25, "editor_share": 0.3}
-    rows = list(lessons(PretrainVerifierConfig(steps=400, batch_size=10, **shares), 0, Path()))
+    shares = PretrainVerifierConfig(describe_only=0.1, describe=0.2, compare=0.15, tally=0.25, editor_share=0.3)
+    rows = list(lessons(shares.model_copy(update={"steps": 400, "batch_size": 10}), 0, Path()))
     shown = Counter(row["shown"] for row in rows)
     for name, share in {"drawn": 0.7, "first": 0.15, "second": 0.15}.items():
         assert shown[name] == pytest.approx(4000 * share, abs=4 * (4000 * share * (1 - share)) ** 0.5)
