@@ -59,6 +59,8 @@ class GcpoConfig(Config):
     """N: traces drawn for each image of a pair."""
     clip: float = Field(default=0.2, gt=0)
     learning_rate: float = Field(default=3e-5, gt=0)
+    adam_epsilon: float = Field(default=1e-4, gt=0)
+    """Ten times the usual size of a gradient's entry, so that Adam steps along the gradient, not along its signs."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     temperature: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=160, gt=0)
@@ -77,13 +79,13 @@ class EditorGrpoConfig(Config):
     prompts_per_step: int = Field(default=10, gt=0)
     group_size: int = Field(default=8, gt=1)
     """G: edits of one task that are compared with each other; the paper has 24."""
-    sample_steps: int = Field(default=6, gt=0)
+    sample_steps: int = Field(default=5, gt=0)
     kernel: Literal["flow_sde", "cps"] = "cps"
     """How a stochastic step is made: the paper's Flow-GRPO has `flow_sde`; `cps` adds no noise even in few steps."""
-    sde_steps: tuple[int, ...] = Field(default=(1, 2), min_length=1)
+    sde_steps: tuple[int, ...] = Field(default=(0,), min_length=1)
     """The sampling steps that are stochastic, and the only ones trained; see docs/flow.md on the first and the last."""
-    noise_level: float = Field(default=0.8, gt=0, le=1)
-    shared_noise: bool = True
+    noise_level: float = Field(default=0.7, gt=0, le=1)
+    shared_noise: bool = False
     """Whether a group starts from the same noise, so that its members differ by the stochastic steps alone."""
     learning_rate: float = Field(default=1e-3, gt=0)
     updates_per_rollout: int = Field(default=1, gt=0)
@@ -95,16 +97,17 @@ class EditorGrpoConfig(Config):
     """Of log-probability and KL over the latent dimensions; the clip range goes with it."""
     clip: float = Field(default=1e-4, gt=0)
     advantage_clip: float = Field(default=5.0, gt=0)
-    advantage_eps: float = Field(default=1e-4, gt=0)
-    """Added to the standard deviation of a group's scores, which are in [0, 10]."""
+    advantage_eps: float = Field(default=1.0, gt=0)
+    """Added to the standard deviation of a group's scores, which are in [0, 10]: groups that hardly differ weigh less."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     ema_decay: float = Field(default=0.9, ge=0, lt=1)
     micro_batch: int = Field(default=40, gt=0)
     """Edits that pass through the editor together, in the rollout and in the update alike."""
     template: str = "compact"
-    traces: int = Field(default=2, gt=0)
+    traces: int = Field(default=1, gt=0)
     """Traces of the verifier per edit; the reward is the mean score of those that can be read."""
-    temperature: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=0.0, ge=0)
+    """Of the traces. One greedy trace tells more of an edit than several sampled ones (docs/editor_grpo.md)."""
     max_tokens: int = Field(default=160, gt=0)
     verify_batch: int = Field(default=128, gt=0)
     probe_every: int = Field(default=10, gt=0)

@@ -21,7 +21,7 @@ from edit_r1.world.tasks import generator, sample_task
 from edit_r1.world.teachers import TEACHERS, teach
 from edit_r1.world.words import vocabulary
 
-WORDS = "ed963227842fe1d255988b7820d92a740d547e959ec1aec6f010c7e6ec521277"
+WORDS = "2dac15556f1ffd4cd8a70030b956368754ac91468f1d8a3e1acddb325ded5094"
 PROVENANCE = Provenance("world", "0", "0", "{}", 64)
 
 
@@ -81,6 +81,7 @@ def test_every_score_and_average_is_a_word(tokenizer) -> None:
 
 
 def test_markup_and_tasks_of_pretraining_are_words(tokenizer) -> None:
-    text = "<think> describe compare observe judge source edited none clean same > => yes no </think>\n<box> </box>"
+    words = "describe compare observe judge source edited none clean missed changed want > => yes no"
+    text = f"<think> {words} </think>\n<box> </box>"
     assert not unknown(tokenizer, text)
     assert unknown(tokenizer, "elephant")

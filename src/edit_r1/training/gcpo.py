@@ -280,6 +280,7 @@ def _arguments(config: GcpoConfig, out: Path, seed: int) -> GRPOConfig:
         loss_type="grpo",
         scale_rewards="none",
         learning_rate=config.learning_rate,
+        adam_epsilon=config.adam_epsilon,
         lr_scheduler_type="cosine",  # to 0, so that the last steps average the noise of the first
         max_grad_norm=config.max_grad_norm,
         weight_decay=0.0,

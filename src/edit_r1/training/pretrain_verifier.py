@@ -40,7 +40,7 @@ from edit_r1.world.words import vocabulary
 
 _SOFTENED = 0.5  # share of edited images with the small flaws of a decoder, which do not count
 _FAULTY = 0.5  # share of edits that surely show another scene, so that what was asked does not tell what is seen
-_COMPARISON = re.compile(r" (same|changed)\b")
+_COMPARISON = re.compile(r" (changed|missed)\b")
 _SCENE_FAULTS = tuple(fault for fault in SCENE_FAULTS if fault != HELDOUT_FAULT)
 
 

@@ -1,9 +1,9 @@
 """Principles of an operation, and their truth for any image (paper section 1: follow, keep, quality).
 
 A claim is a principle together with what makes it true. Judging gives the answer and the evidence that a trace quotes:
-`before > after`, word by word, then `same` or `changed`, or beside it what is wanted. To say what is seen is easier to
-learn than to compare two pictures in silence, and two neighbours are easier to compare than two runs of words
-(measured: LOG.md).
+`before > after`, word by word, with `changed` beside each pair that differs and `missed` beside what is not as wanted.
+To say what is seen is easier to learn than to compare two pictures in silence, and one pair is easier to compare than
+several at once (measured: LOG.md).
 """
 
 from __future__ import annotations
@@ -47,26 +47,30 @@ def _words(thing: Thing | None) -> dict[str, str]:
     return _NOTHING if thing is None else {key: getattr(thing, key) for key in ATTRIBUTES}
 
 
-def _compared(what: str, *pairs: tuple[str, str]) -> str:
-    """`what A > B ... changed`, or `same` when all pairs are equal."""
-    same = all(before == after for before, after in pairs)
-    return " ".join([what, *(f"{before} > {after}" for before, after in pairs), "same" if same else "changed"])
+def _pair(before: str, after: str) -> str:
+    """`A > A`, or `A > B changed`."""
+    return f"{before} > {after}" + ("" if before == after else " changed")
+
+
+def _wanted(before: str, after: str, value: str) -> str:
+    """`A > B want B`, or `A > B want C missed`."""
+    return f"{before} > {after} want {value}" + ("" if after == value else " missed")
 
 
 def cell_evidence(index: int, source: Scene, shown: Scene) -> str:
-    """One cell before and after, word by word: `top-left small > small plain > plain red > blue X > X changed`."""
+    """One cell before and after, word by word: `top-left small > small plain > plain red > blue changed X > X`."""
     before, after = source.cells[index], shown.cells[index]
     if before is None and after is None:
-        return _compared(PLACES[index], ("none", "none"))
-    return _compared(PLACES[index], *zip(_words(before).values(), _words(after).values(), strict=True))
+        return f"{PLACES[index]} {_pair('none', 'none')}"
+    pairs = zip(_words(before).values(), _words(after).values(), strict=True)
+    return " ".join([PLACES[index], *(_pair(*pair) for pair in pairs)])
 
 
 def frame_evidence(key: str, source: Scene, shown: Scene) -> str:
-    """`tone warm > cold changed`, or `tone warm > warm same`. Without things no style is seen: it counts as kept."""
-    before, after = source.frame(key), shown.frame(key)
+    """`tone warm > cold changed`, or `tone warm > warm`. Without things no style is seen: it counts as kept."""
     if key == "style" and not shown.things:
-        return f"{key} {before} > none same"
-    return _compared(key, (before, after))
+        return f"{key} {source.style} > none"
+    return f"{key} {_pair(source.frame(key), shown.frame(key))}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class CellShows(Claim):
         wanted = self.wanted or (("shape", "none"),)
         met = thing is None if not self.wanted else all(_words(thing)[key] == value for key, value in wanted)
         before, after = _words(source.cells[self.index]), _words(thing)
-        words = [f"{before[key]} > {after[key]} want {value}" for key, value in wanted]
+        words = [_wanted(before[key], after[key], value) for key, value in wanted]
         return Finding(met, " ".join([PLACES[self.index], *words]))
 
 
@@ -96,7 +100,7 @@ class FrameShows(Claim):
     def judge(self, source: Scene, reading: Reading) -> Finding:
         """True when the value is there."""
         before, after = source.frame(self.key), reading.scene.frame(self.key)
-        return Finding(after == self.value, f"{self.key} {before} > {after} want {self.value}")
+        return Finding(after == self.value, f"{self.key} {_wanted(before, after, self.value)}")
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class ThingKeeps(Claim):
         if after is None:
             return Finding(False, "none")
         changes = [(k, getattr(before, k), getattr(after, k)) for k in self.keys]
-        words = [_compared(k, (a, b)) for k, a, b in changes]
+        words = [f"{key} {_pair(a, b)}" for key, a, b in changes]
         return Finding(all(a == b for _, a, b in changes), " ".join(words))
 
 
@@ -138,7 +142,7 @@ class FrameKept(Claim):
     def judge(self, source: Scene, reading: Reading) -> Finding:
         """True when every key has the source's value."""
         evidence = [frame_evidence(k, source, reading.scene) for k in self.keys]
-        return Finding(all(e.endswith(" same") for e in evidence), " ".join(evidence))
+        return Finding(not any(e.endswith(" changed") for e in evidence), " ".join(evidence))
 
 
 @dataclass(frozen=True)
