@@ -58,7 +58,7 @@ class GcpoConfig(Config):
     traces: int = Field(default=8, gt=1)
     """N: traces drawn for each image of a pair."""
     clip: float = Field(default=0.2, gt=0)
-    learning_rate: float = Field(default=6e-4, gt=0)
+    learning_rate: float = Field(default=4e-4, gt=0)
     adam_epsilon: float = Field(default=1e-4, gt=0)
     """Ten times the usual size of a gradient's entry, so that Adam steps along the gradient, not along its signs."""
     max_grad_norm: float = Field(default=1.0, gt=0)
