@@ -98,7 +98,7 @@ class EditorGrpoConfig(Config):
     clip: float = Field(default=1e-4, gt=0)
     advantage_clip: float = Field(default=5.0, gt=0)
     advantage_eps: float = Field(default=1.0, gt=0)
-    """Added to the standard deviation of a group's scores, which are in [0, 10]: groups that hardly differ weigh less."""
+    """Added to the standard deviation of a group's scores, in [0, 10]: groups that hardly differ weigh less."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     ema_decay: float = Field(default=0.9, ge=0, lt=1)
     micro_batch: int = Field(default=40, gt=0)
