@@ -107,7 +107,7 @@ class EditorGrpoConfig(Config):
     traces: int = Field(default=1, gt=0)
     """Traces of the verifier per edit; the reward is the mean score of those that can be read."""
     temperature: float = Field(default=0.0, ge=0)
-    """Of the traces. One greedy trace tells more of an edit than several sampled ones (docs/editor_grpo.md)."""
+    """Of the traces. One greedy trace tells more of an edit than several sampled ones (LOG.md)."""
     max_tokens: int = Field(default=160, gt=0)
     verify_batch: int = Field(default=128, gt=0)
     probe_every: int = Field(default=10, gt=0)

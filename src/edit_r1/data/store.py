@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -81,8 +82,11 @@ def _edit(row: dict[str, Any], task: EditTask, prefix: str) -> Edit:
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]], columns: dict[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
     with disk_errors(path):
-        datasets.Dataset.from_list(list(rows), features=datasets.Features(columns)).save_to_disk(path)
+        datasets.Dataset.from_list(list(rows), features=datasets.Features(columns)).save_to_disk(partial)
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
 
 
 def _read(path: Path, columns: dict[str, Any], make: Callable[[dict[str, Any]], RecordT]) -> Iterator[RecordT]:

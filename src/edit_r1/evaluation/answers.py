@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ import torch
 from edit_r1.data.store import JudgedPair, read_pairs
 from edit_r1.files import disk_errors
 from edit_r1.records import EditTask, Failure, Provenance, Verdict
-from edit_r1.runs.progress import track
+from edit_r1.runs.progress import Tracker, silence_libraries, track
 from edit_r1.stages import EvaluateConfig
 from edit_r1.verifier.local import load_verifier
 from edit_r1.verifier.trace import parse_trace
@@ -67,36 +67,43 @@ class Answers:
 
 def ask(inquiries: Sequence[Inquiry], config: EvaluateConfig, seed: int) -> None:
     """Complete the journals. The traces depend on the seed and a pair's position (and on float rounding) alone."""
-    due = sorted((i for i in inquiries if len(i.lines()) < i.count), key=lambda i: -i.count)
-    done = sum(len(i.lines()) for i in inquiries)
+    left = {inquiry: inquiry.count - len(inquiry.lines()) for inquiry in inquiries}
+    due = sorted((inquiry for inquiry in inquiries if left[inquiry]), key=lambda inquiry: -left[inquiry])
     if not due:
         return
-    with track("Judging pairs", total=sum(i.count for i in inquiries), start=done) as bar:
-        workers = _workers(due)
-        if workers == 1:
-            for inquiry in due:
-                _judge(inquiry, config, seed, bar.advance)
+    total = sum(inquiry.count for inquiry in inquiries)
+    with track("Judging pairs", total=total, start=total - sum(left.values())) as bar:
+        worth = sum(pairs >= _WORTH_A_PROCESS for pairs in left.values())
+        workers = 1 if torch.cuda.is_available() else min(worth, os.cpu_count() or 1)
+        if workers > 1:
+            _judge_together(due, config, seed, workers, bar)
             return
-        with ProcessPoolExecutor(workers, get_context("spawn"), _one_of, (workers,)) as pool:
-            waiting = {pool.submit(_judge, inquiry, config, seed) for inquiry in due}
+        for inquiry in due:
+            _judge(inquiry, config, seed, bar.advance)
+
+
+def _judge_together(due: Sequence[Inquiry], config: EvaluateConfig, seed: int, workers: int, bar: Tracker) -> None:
+    """Judge in several processes; the journals say how far they are."""
+    done = sum(len(inquiry.lines()) for inquiry in due)
+    with ProcessPoolExecutor(workers, get_context("spawn"), _one_of, (workers,)) as pool:
+        waiting = {pool.submit(_judge, inquiry, config, seed) for inquiry in due}
+        try:
             while waiting:
                 finished, waiting = wait(waiting, timeout=1.0)
-                now = sum(len(i.lines()) for i in inquiries)
+                now = sum(len(inquiry.lines()) for inquiry in due)
                 bar.advance(now - done)
                 done = now
                 for future in finished:
                     future.result()
-
-
-def _workers(due: Sequence[Inquiry]) -> int:
-    """Processes to use: as many as there are cores and inquiries worth one; on a GPU one."""
-    worth = sum(i.count - len(i.lines()) >= _WORTH_A_PROCESS for i in due)
-    return 1 if torch.cuda.is_available() else max(1, min(worth, os.cpu_count() or 1))
+        except BaseException:  # nothing new is begun
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _one_of(workers: int) -> None:
     """Set up a process that shares the cores with others like it."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    silence_libraries()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, where an exception would end but one inquiry
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
 

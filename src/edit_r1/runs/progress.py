@@ -39,7 +39,7 @@ def track(description: str, total: int, *, start: int = 0, console: Console | No
         start: steps done before, by the run that is resumed; they do not count for the speed.
         console: where to write; standard error by default.
     """
-    _silence_libraries()
+    silence_libraries()
     console = console or Console(stderr=True)
     if not console.is_terminal:
         lines = _Lines(console, description, total, start)
@@ -59,7 +59,7 @@ def track(description: str, total: int, *, start: int = 0, console: Console | No
         yield _Bar(progress, task)
 
 
-def _silence_libraries() -> None:
+def silence_libraries() -> None:
     """One bar is enough: those of the libraries that are loaded are switched off, and their advice to developers."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     for name, switches in (

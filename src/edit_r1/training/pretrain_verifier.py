@@ -130,6 +130,8 @@ def lesson(rng: Generator, kind: str, shown: Shown) -> dict[str, Any]:
 
 
 KINDS = ("describe", "compare", "tally", "observe")
+PICTURED = ("describe", "compare", "observe")
+"""The kinds whose answer is in the picture."""
 
 
 def lessons(config: PretrainVerifierConfig, seed: int, edits: Path) -> Iterator[dict[str, Any]]:
@@ -175,17 +177,17 @@ def run(config: PretrainVerifierConfig, *, out: Path, seed: int, resume: bool) -
     looked_at = [drawn(rng, "val") for _ in range(100)]
     by_editor = [sampled(judged) for judged in sample_edits(config, seed, "val", 100)]
     folder.finish(
-        exact_match(model, processor, looked_at)
-        | {f"{kind}_of_editor": share for kind, share in exact_match(model, processor, by_editor).items()}
+        exact_match(model, processor, looked_at, KINDS)
+        | {f"{kind}_of_editor": s for kind, s in exact_match(model, processor, by_editor, PICTURED).items()}
     )
 
 
-def exact_match(model: Any, processor: Any, shown: Sequence[Shown]) -> dict[str, float]:
+def exact_match(model: Any, processor: Any, shown: Sequence[Shown], kinds: Sequence[str]) -> dict[str, float]:
     """Share of greedy answers that are right to the last word, by kind of lesson."""
     rng = generator(0, "val")
     engine = TransformersEngine(model, processor, name="base")
     result: dict[str, float] = {}
-    for kind in KINDS:
+    for kind in kinds:
         asked = [lesson(rng, kind, image) for image in shown]
         prompts = [Prompt(tuple(row["images"]), row["prompt"][0]["content"]) for row in asked]
         answers = engine.generate(prompts, n=1, seed=0, max_tokens=200, temperature=0.0)
