@@ -163,7 +163,7 @@ class PretrainVerifierConfig(SftConfig):
     The shares are of the samples after the first `describe_only` of training; the rest are observations.
     """
 
-    steps: int = Field(default=6000, gt=0)
+    steps: int = Field(default=7500, gt=0)
     batch_size: int = Field(default=16, gt=0)
     checkpoint_every: int = Field(default=250, gt=0)
     size: TinySize = TinySize()
@@ -171,9 +171,9 @@ class PretrainVerifierConfig(SftConfig):
     describe: float = Field(default=0.15, ge=0, le=1)
     compare: float = Field(default=0.15, ge=0, le=1)
     tally: float = Field(default=0.2, ge=0, le=1)
-    editor_edits: int = Field(default=3000, gt=0)
+    editor_edits: int = Field(default=4000, gt=0)
     """Edits that the shipped editor makes to be looked at."""
-    editor_share: float = Field(default=0.25, ge=0, le=1)
+    editor_share: float = Field(default=0.3, ge=0, le=1)
     """Share of the samples that show one of them."""
     editor_steps: tuple[int, ...] = (3, 6)
 
@@ -201,8 +201,10 @@ class PretrainEditorConfig(Config):
     change_weight: float = Field(default=4.0, ge=1)
     right_share: float = Field(default=0.6, ge=0, le=1)
     """Share of right edits after practice; the rest have a fault, as real edit data have."""
-    noise_shift: float = Field(default=4.0, gt=0)
-    """How far training moves noise levels towards noise, where it is decided what the edit will be."""
+    practice_shift: float = Field(default=4.0, gt=0)
+    """How far practice moves noise levels towards noise, where it is decided what the edit will be."""
+    noise_shift: float = Field(default=1.5, gt=0)
+    """The same after practice, nearer to the image: there it is decided how sharp the edit will be."""
     word_noise: float = Field(default=0.2, ge=0, le=1)
     """Chance that a word without a value (a verb, say) becomes another."""
     guidance: float = 2.5

@@ -21,7 +21,7 @@ from edit_r1.world.tasks import generator, sample_task
 from edit_r1.world.teachers import TEACHERS, teach
 from edit_r1.world.words import vocabulary
 
-WORDS = "2dac15556f1ffd4cd8a70030b956368754ac91468f1d8a3e1acddb325ded5094"
+WORDS = "a5dd662f5e5b6499ae8184b7cc62de5c072a8c6b77b128792d3f39e72ede4b3a"
 PROVENANCE = Provenance("world", "0", "0", "{}", 64)
 
 

@@ -1,8 +1,8 @@
 """How the shipped tiny editor was made: a VAE, text encoders that can read, then flow matching. Ours; not in the paper.
 
-Flow matching first practises right edits; then a share of the targets misses what was asked, as in real edit data, so
-that the base holds a mixture of right and wrong edits: good enough to be worth judging, and with modes from which
-reinforcement learning can choose.
+Flow matching first practises right edits, most of it near noise, where the edit is decided; then nearer to the image,
+for sharpness, and a share of the targets misses what was asked, as in real edit data, so that the base holds a mixture
+of right and wrong edits: good enough to be worth judging, and with modes from which reinforcement learning can choose.
 
 Shapes: B batch, L latent tokens of D numbers, C H W image.
 """
@@ -182,8 +182,8 @@ def train_flow(editor: KontextEditor, config: PretrainEditorConfig, record: Run,
             practice = step < config.practice_share * config.steps
             examples = stream.draw(config.batch, 1.0 if practice else config.right_share)
             target, conditioning = encode_batch(editor, examples)
-            weight = config.change_weight if practice else 1.0
-            loss = flow_matching_loss(editor, target, conditioning, config.noise_shift, noise, weight)
+            shift, weight = (config.practice_shift, config.change_weight) if practice else (config.noise_shift, 1.0)
+            loss = flow_matching_loss(editor, target, conditioning, shift, noise, weight)
             norm = update(optimizer, loss)
             ema.update(step)
             bar.advance(loss=float(loss.detach()))

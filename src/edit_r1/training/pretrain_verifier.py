@@ -40,6 +40,7 @@ from edit_r1.world.words import vocabulary
 
 _SOFTENED = 0.5  # share of edited images with the small flaws of a decoder, which do not count
 _FAULTY = 0.5  # share of edits that surely show another scene, so that what was asked does not tell what is seen
+_SPOILT = 0.35  # share of those that have a defect too: mild ones are the hardest to see
 _COMPARISON = re.compile(r" (changed|missed)\b")
 _SCENE_FAULTS = tuple(fault for fault in SCENE_FAULTS if fault != HELDOUT_FAULT)
 
@@ -103,7 +104,10 @@ class Shown:
 def drawn(rng: Generator, split: Split = "train") -> Shown:
     """A new task and an edit with faults drawn into it; half of the edits surely show another scene than was asked."""
     task = sample_task(rng, split)
-    faults = (pick(rng, _SCENE_FAULTS),) if rng.random() < _FAULTY else draw_faults(rng)
+    if rng.random() < _FAULTY:
+        faults = (pick(rng, _SCENE_FAULTS), *([pick(rng, DEFECTS)] if rng.random() < _SPOILT else []))
+    else:
+        faults = draw_faults(rng)
     made = candidate(rng, task.scene, task.operation, faults)
     image = soften(made.image, rng) if rng.random() < _SOFTENED else made.image
     return Shown(task, to_image(image), Reading(made.scene, made.defects, residual=0.0))

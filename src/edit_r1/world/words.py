@@ -6,9 +6,9 @@ from edit_r1.world.defects import DEFECTS
 from edit_r1.world.instructions import JOINTS, PHRASES
 from edit_r1.world.scene import ATTRIBUTES, FRAME, PLACES
 
-_MARKUP = "=> yes no missed > none clean <average> </average> <score> </score> <think> </think> <box> </box> \n ?"
+_MARKUP = "=> yes no > none clean <average> </average> <score> </score> <think> </think> <box> </box> \n ?"
 _QUESTIONS = "is at a the now ? empty does keep its do stay it free of noise and blur grid border"
-_EVIDENCE = "changed want"
+_EVIDENCE = "changed missed want"
 _PRETRAINING = "describe compare observe judge source edited"
 
 
