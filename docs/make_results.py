@@ -193,6 +193,8 @@ def page(folders: Sequence[Path]) -> str:
     reports = [json.loads((folder / "report.json").read_text()) for folder in folders]
     demos = [json.loads((folder / "demo.json").read_text()) for folder in folders]
     heldout = [json.loads((f / "evaluation/verifier/verifier.json").read_text())["heldout"] for f in folders]
+    if any(demo.get("split", "test") != "test" for demo in demos):
+        sys.exit("a run was measured on validation data; results are of the split test")
     names = [f"seed {demo['seed']}" for demo in demos]
     commands = "\n".join(f"    {demo['command']}        # commit {demo['commit']}" for demo in demos)
     seconds = table(

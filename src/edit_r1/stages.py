@@ -14,6 +14,9 @@ from edit_r1.config import Config
 EDITS, TRAIN_PAIRS, TEST_PAIRS, HELDOUT_PAIRS, PROBE = "edits", "pairs_train", "pairs_test", "pairs_heldout", "probe"
 """The data sets of a world: the folders that `edit-r1 world make` writes into its own."""
 
+Measured = Literal["test", "val"]
+"""What a loop may be measured on: `val` while settings are chosen, `test` for what is reported."""
+
 
 class WorldConfig(Config):
     """`[world]`: how many scenes, edits and simulated preferences the built-in world makes."""
@@ -23,6 +26,8 @@ class WorldConfig(Config):
     test_pairs: int = Field(default=1000, gt=0)
     heldout_pairs: int = Field(default=200, gt=0)
     probe_edits: int = Field(default=64, gt=0)
+    split: Measured = "test"
+    """Where the pairs in `pairs_test` come from, and the tasks on which editors are measured."""
     editor_share: float = Field(default=0.15, ge=0, le=1)
     """Share of the edits that the tiny editor makes; faults are drawn into the others."""
     editor_steps: tuple[int, ...] = (3, 6)

@@ -17,12 +17,13 @@ from edit_r1.editors.tiny import TinyEditorSize, build_tiny_kontext
 from edit_r1.evaluation import editor as evaluation
 from edit_r1.evaluation.results import EditorResult, read_result
 from edit_r1.records import EditTask
-from edit_r1.stages import EvaluateConfig
+from edit_r1.runs.run import Run
+from edit_r1.stages import EvaluateConfig, WorldConfig
 from edit_r1.verifier.engines.scripted import ScriptedEngine
 from edit_r1.verifier.prompting import Prompt
 from edit_r1.verifier.verifier import Verifier
 from edit_r1.world.render import from_image, render
-from edit_r1.world.tasks import split_of_scene, world_task
+from edit_r1.world.tasks import Truth, WorldTask, judge_edits, split_of_scene, world_task
 from edit_r1.world.words import vocabulary
 
 CONFIG = EvaluateConfig(tasks=6, editor_steps=2, examples=4)
@@ -63,11 +64,11 @@ def faked(monkeypatch: pytest.MonkeyPatch, scripted: None) -> None:
     monkeypatch.setattr(evaluation, "edit", fake_edit)
 
 
-def measure(out: Path, models: dict[str, Path], resume: bool = False, **changes: Any) -> dict[str, Any]:
+def measure(
+    out: Path, models: dict[str, Path], resume: bool = False, data: Path = Path("world"), **changes: Any
+) -> dict[str, Any]:
     config = CONFIG.model_copy(update=changes)
-    return evaluation.evaluate(
-        config, data=Path("world"), models=models, verifier=Path("v"), out=out, seed=0, resume=resume
-    )
+    return evaluation.evaluate(config, data=data, models=models, verifier=Path("v"), out=out, seed=0, resume=resume)
 
 
 def test_a_copier_and_a_perfect_editor(tmp_path: Path, faked: None) -> None:
@@ -108,6 +109,21 @@ def test_tasks_are_held_out_and_follow_the_seed() -> None:
     assert {split_of_scene(task.scene) for task in tasks} == {"test"}
     assert [task.instruction for task in tasks] == [task.instruction for task in evaluation.held_out_tasks(20, 0)]
     assert [task.instruction for task in tasks] != [task.instruction for task in evaluation.held_out_tasks(20, 1)]
+
+
+def test_the_world_says_which_split_is_measured(tmp_path: Path, faked: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings are chosen on `val`: a world made with that split is measured on its tasks, any other on `test`."""
+    seen: list[set[str]] = []
+
+    def noted(tasks: Sequence[WorldTask], images: Any) -> list[Truth]:
+        seen.append({split_of_scene(task.scene) for task in tasks})
+        return judge_edits(tasks, images)
+
+    monkeypatch.setattr(evaluation, "judge_edits", noted)
+    Run.open(tmp_path / "world", WorldConfig(split="val"))
+    measure(tmp_path / "a", {"base": Path("copy")}, data=tmp_path / "world")
+    measure(tmp_path / "b", {"base": Path("copy")})
+    assert seen == [{"val"}, {"test"}]
 
 
 def test_choose_mixes_what_changed() -> None:

@@ -12,7 +12,8 @@ EXAMPLES = examples(
     "edit-r1 demo",
     "edit-r1 demo --preset smoke --out runs/smoke",
     "edit-r1 demo --seed 1 --out runs/demo1 --set gcpo.steps=40",
-    "edit-r1 demo --resume                     (after Ctrl-C)",
+    "edit-r1 demo --resume                                    (after Ctrl-C)",
+    "edit-r1 demo --out runs/trial --set world.split=val      (to choose settings by)",
 )
 
 

@@ -102,6 +102,8 @@ class WorldMaker:
 def make_world(config: WorldConfig, *, out: Path, seed: int, resume: bool, sampler: Sampler | None = None) -> None:
     """Write the data sets of a demo into `out`: edits, training, test and held-out pairs, and a probe set (`val`).
 
+    The test pairs are of the split that the configuration names.
+
     Without a sampler the shipped tiny editor makes the share that is the editor's.
     """
     run = Run.open(out, config, resume, inputs={"seed": seed})
@@ -111,7 +113,7 @@ def make_world(config: WorldConfig, *, out: Path, seed: int, resume: bool, sampl
     parts: list[tuple[str, Split, int]] = [
         (EDITS, "train", config.cold_start_edits),
         (TRAIN_PAIRS, "train", config.train_pairs),
-        (TEST_PAIRS, "test", config.test_pairs),
+        (TEST_PAIRS, config.split, config.test_pairs),
         (HELDOUT_PAIRS, "heldout", config.heldout_pairs),
         (PROBE, "val", config.probe_edits),
     ]

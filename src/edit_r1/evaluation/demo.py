@@ -45,6 +45,7 @@ def run_demo(preset: str, *, out: Path, seed: int, resume: bool, overrides: Sequ
     facts = {
         "preset": preset,
         "seed": seed,
+        "split": config.world.split,
         "commit": revision + ("+changes" if changed else ""),
         "seconds": round(sum(seconds.values())),
         "stage_seconds": {name: round(value) for name, value in seconds.items()},

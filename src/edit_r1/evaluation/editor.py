@@ -1,7 +1,7 @@
 """Held-out measurement of editors: which of their edits are right, as the oracle reads them.
 
-All editors get the same tasks of the world's test split and start from the same noise; sampling is deterministic
-(ODE). The oracle decides what is right; the verifier's score is reported beside it.
+All editors get the same tasks, of the split that the world is measured on, and start from the same noise; sampling is
+deterministic (ODE). The oracle decides what is right; the verifier's score is reported beside it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edit_r1.files import atomic_write, disk_errors
 from edit_r1.records import Edit, EditTask, Failure
 from edit_r1.runs.progress import Tracker, track
 from edit_r1.runs.run import Run
-from edit_r1.stages import EvaluateConfig
+from edit_r1.stages import EvaluateConfig, Measured
 from edit_r1.verifier.local import load_verifier
 from edit_r1.verifier.verifier import Judgement, Verifier
 from edit_r1.world.render import from_image, render, to_image
@@ -45,10 +45,10 @@ class Sample:
     judgement: Judgement
 
 
-def held_out_tasks(count: int, seed: int) -> list[WorldTask]:
-    """Tasks of the `test` split: new scenes, new phrasings."""
+def held_out_tasks(count: int, seed: int, split: Measured = "test") -> list[WorldTask]:
+    """Tasks of a split that no training saw: new scenes, and in `test` new phrasings."""
     rng = np.random.default_rng([seed, _STREAM])
-    return [sample_task(rng, "test") for _ in range(count)]
+    return [sample_task(rng, split) for _ in range(count)]
 
 
 def sample_and_judge(
@@ -152,7 +152,7 @@ def evaluate(
 
     Args:
         config: `tasks`, `editor_steps` and `examples` say how much; the rest is the verifier's.
-        data: the world's folder; recorded only, for the tasks are drawn anew from the test split.
+        data: the world's folder; it says which split the tasks are drawn from.
         models: editors by the name of their stage, `base` first.
         verifier: whose score is reported beside the truth.
         out: the run directory.
@@ -173,7 +173,7 @@ def evaluate(
     judge = load_verifier(
         verifier, temperature=config.temperature, max_tokens=config.max_tokens, batch_size=config.batch_size
     )
-    tasks = held_out_tasks(config.tasks, seed)
+    tasks = held_out_tasks(config.tasks, seed, Run(data).config.get("split", "test"))
     records = [task.record() for task in tasks]
     with track("Judging editors", total=len(models) * len(tasks)) as bar:
         stages = {

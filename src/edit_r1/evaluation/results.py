@@ -129,6 +129,7 @@ class DemoResult(_Record):
 
     preset: str | None = None
     seed: int | None = None
+    split: str | None = None
     commit: str | None = None
     seconds: float | None = None
     command: str | list[str] | None = None
