@@ -19,6 +19,7 @@ from edit_r1.data.store import read_pairs
 from edit_r1.stages import TRAIN_PAIRS, GcpoConfig
 from edit_r1.training import gcpo
 from edit_r1.training.gcpo import PairSampler, centred, contrast, group_metrics, pair_rows, trace_score
+from edit_r1.training.shared_prompts import first_rows
 from edit_r1.verifier.verifier import Completion
 
 NAN = float("nan")
@@ -209,6 +210,44 @@ def test_prompts_read_once_give_the_traces_of_prompts_read_for_every_trace(
     assert len(ours) == 24
     assert len({tuple(row) for row in ours}) > 12
     assert ours == plain
+
+
+def test_the_update_reads_a_prompt_once_and_learns_what_trl_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Log-probabilities, entropies and gradients are those of TRL, which reads a prompt with every trace.
+
+    Rows without advantage are left out, so that prompts keep different numbers of traces: by hand 2, 4, 4 and none.
+    """
+    scores = iter([9.0, 5, 1, 5, 2, 4, 6, 8, 9, 1, 5, 3, 4, 4, 4, 4])
+    monkeypatch.setattr(gcpo, "trace_score", lambda completion, questions: next(scores))
+    seen: list[tuple[int, int]] = []
+    ours = gcpo.GcpoTrainer._get_per_token_logps_and_entropies
+
+    def gradients(model: Any, log_probs: torch.Tensor) -> torch.Tensor:
+        weights = torch.linspace(-1, 1, log_probs.numel()).view_as(log_probs)
+        found = torch.autograd.grad((weights * log_probs).sum(), [p for p in model.parameters() if p.requires_grad])
+        return torch.cat([gradient.flatten() for gradient in found])
+
+    def compare(self: gcpo.GcpoTrainer, model: Any, ids: torch.Tensor, mask: torch.Tensor, keep: int, **rest: Any):
+        plain = gcpo.GRPOTrainer._get_per_token_logps_and_entropies(self, model, ids, mask, keep, **rest)
+        shared = ours(self, model, ids, mask, keep, **rest)
+        told = mask[:, -keep:].bool()
+        assert plain[1] is not None
+        assert shared[1] is not None
+        torch.testing.assert_close(shared[0][told], plain[0][told], atol=2e-5, rtol=0)
+        torch.testing.assert_close(shared[1][told], plain[1][told], atol=2e-5, rtol=0)
+        expected, found = (gradients(model, log_probs * told) for log_probs in (plain[0], shared[0]))
+        assert (found - expected).norm() < 1e-5 * expected.norm()
+        prompts = {key: rest[key] for key in ("pixel_values", "image_grid_thw", "num_images")}
+        seen.append((len(ids), len(first_rows(prompts | {"input_ids": ids[:, :-keep]}))))
+        return ours(self, model, ids, mask, keep, **rest)
+
+    monkeypatch.setattr(gcpo.GcpoTrainer, "_get_per_token_logps_and_entropies", compare)
+    config = GcpoConfig(steps=1, pairs_per_step=2, traces=4, micro_batch=16, max_tokens=12, probe_every=5)
+    out = tmp_path / "gcpo"
+    gcpo.run(config, data=tiny_world(tmp_path), model=tiny_verifier(tmp_path), out=out, seed=0, resume=False)
+    assert seen == [(10, 3)]
 
 
 class Interrupted(Exception):

@@ -23,7 +23,7 @@ from transformers import PrinterCallback
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
-from trl.trainer.utils import RepeatSampler, pad, split_pixel_values_by_grid, unsplit_pixel_values_by_grid
+from trl.trainer.utils import RepeatSampler
 
 from edit_r1.data.gold import check_agreement, gold_checks
 from edit_r1.data.store import JudgedEdit, JudgedPair, read_edits, read_pairs
@@ -33,7 +33,8 @@ from edit_r1.runs.progress import track
 from edit_r1.runs.run import Run
 from edit_r1.stages import PROBE, TRAIN_PAIRS, GcpoConfig
 from edit_r1.training.sft import RunLog, last_checkpoint
-from edit_r1.verifier.engines.transformers_engine import TransformersEngine, prefilled
+from edit_r1.training.shared_prompts import answer_logits, padded, sample_answers, select_rows
+from edit_r1.verifier.engines.transformers_engine import TransformersEngine
 from edit_r1.verifier.prompting import build_prompt
 from edit_r1.verifier.tiny import load_verifier_model
 from edit_r1.verifier.verifier import Completion, Verifier, read_completion
@@ -90,6 +91,7 @@ class GcpoTrainer(GRPOTrainer):
     args: GRPOConfig
     num_generations: int
     _tokenizer: Any
+    _parts: list[dict[str, Any]] | None = None  # the generation batch, in the pieces that pass through the model
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> Sampler[int]:
         data = dataset if dataset is not None else self.train_dataset
@@ -109,28 +111,20 @@ class GcpoTrainer(GRPOTrainer):
         """Read every prompt, pictures included, once for its N traces; TRL's plain path reads it N times."""
         if self.use_vllm or self.use_transformers_continuous_batching or self.is_fsdp_enabled:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
-        first = list(range(0, len(prompt_ids), self.num_generations))
-        fields = multimodal_fields | {"input_ids": prompt_ids, "num_images": [len(row) for row in images]}
-        chosen = select_rows(fields | {"attention_mask": [[1] * len(ids) for ids in prompt_ids]}, first)
-        del chosen["num_images"]
-        padding = {"input_ids": self._tokenizer.pad_token_id}
-        inputs = {
-            key: (
-                value
-                if isinstance(value, Tensor)
-                else pad([torch.tensor(row) for row in value], padding.get(key, 0), padding_side="left")
-            ).to(self.accelerator.device)
-            for key, value in chosen.items()
-        }
+        rows = multimodal_fields | {"input_ids": prompt_ids, "num_images": [len(row) for row in images]}
+        rows |= {"attention_mask": [[1] * len(ids) for ids in prompt_ids]}
+        prompts = padded(
+            select_rows(rows, list(range(0, len(prompt_ids), self.num_generations))),
+            self._tokenizer.pad_token_id,
+            self.accelerator.device,
+        )
         with (
             unwrap_model_for_generation(
                 self.model_wrapped, self.accelerator, generation_kwargs=self.generation_kwargs
             ) as policy,
             torch.no_grad(),
         ):
-            given = prefilled(policy, inputs, self.num_generations)
-            tokens: Tensor = policy.generate(**given, generation_config=self.generation_config)
-        answers: list[list[int]] = tokens[:, inputs["input_ids"].shape[1] :].tolist()
+            answers = sample_answers(policy, prompts, self.num_generations, self.generation_config)
         ends = set(self.eos_token_ids)
         lengths = [next((i + 1 for i, t in enumerate(row) if t in ends), len(row)) for row in answers]
         return [row[:length] for row, length in zip(answers, lengths, strict=True)], None
@@ -143,24 +137,39 @@ class GcpoTrainer(GRPOTrainer):
             self._metrics["train"][name].append(value)
         return rewards.view(-1, 1)
 
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        # As TRL does in training, but for its shuffling: the traces of a prompt stay side by side, to share it below.
+        parts = self.args.steps_per_generation or 1
+        if self._step % (parts * self.num_iterations) == 0 or self._parts is None:
+            batch = self._generate_and_score_completions(generation_batch)
+            size = len(batch["num_images"]) // parts
+            self._parts = [select_rows(batch, list(range(k * size, (k + 1) * size))) for k in range(parts)]
+        return self._parts[self._step % parts]
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **inputs: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Log-probabilities and entropies [R, K] of answers; TRL's plain path where a model is wrapped."""
+        if args or model is not self.accelerator.unwrap_model(model) or self.args.gradient_checkpointing:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **inputs
+            )
+        width = input_ids.shape[1] - logits_to_keep
+        prompts = {"pixel_values": inputs["pixel_values"], "image_grid_thw": inputs["image_grid_thw"]}
+        prompts |= {"num_images": inputs["num_images"], "mm_token_type_ids": inputs["mm_token_type_ids"][:, :width]}
+        prompts |= {"input_ids": input_ids[:, :width], "attention_mask": attention_mask[:, :width]}
+        answers, mask = input_ids[:, width:], attention_mask[:, width:]
+        with self.accelerator.autocast():
+            logits = answer_logits(model, prompts, answers, mask)
+        log_probs = (logits.float() / self.temperature).log_softmax(-1)
+        entropy = -(log_probs.detach().exp() * log_probs.detach()).sum(-1)
+        return log_probs.gather(-1, answers[:, :, None])[:, :, 0], entropy, None
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         # A trace with advantage 0 adds nothing to the loss or its gradient, for there is no KL term; many have it, in
         # pairs that are already told apart, or not at all. Leaving them out is exact and saves their passes.
         rows = inputs["advantages"].nonzero().flatten().tolist() or [0]
         return super()._compute_loss(model, select_rows(inputs, rows)) * (len(rows) / len(inputs["advantages"]))
-
-
-def select_rows(inputs: dict[str, Any], rows: list[int]) -> dict[str, Any]:
-    """Some rows of a TRL batch, pictures included."""
-    total = len(inputs["num_images"])
-    split = split_pixel_values_by_grid(inputs)
-
-    def chosen(value: Any) -> Any:
-        if isinstance(value, list):
-            return [value[row] for row in rows]
-        return value[rows] if isinstance(value, Tensor) and value.ndim > 0 and len(value) == total else value
-
-    return unsplit_pixel_values_by_grid({key: chosen(value) for key, value in split.items()})
 
 
 def group_metrics(scores_P2N: Tensor, rewards_P2N: Tensor) -> dict[str, float]:

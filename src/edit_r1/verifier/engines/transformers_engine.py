@@ -106,11 +106,13 @@ class TransformersEngine:
     def _sample(self, inputs: Any, n: int, max_tokens: int, temperature: float) -> list[list[Completion]]:
         width = inputs["input_ids"].shape[1]
         watch = _ScoreWatch(self._score_tokens, width) if self._score_tokens is not None else None
-        tokens: Tensor = self._model.generate(
-            **(prefilled(self._model, inputs, n) if n > 1 else inputs),
-            generation_config=self._settings(max_tokens, temperature),
-            logits_processor=LogitsProcessorList([watch] if watch is not None else []),
-        )
+        prompt_of = torch.arange(len(inputs["input_ids"]), device=self._model.device).repeat_interleave(n)
+        with torch.no_grad():
+            tokens: Tensor = self._model.generate(
+                **(prefilled(self._model, inputs, prompt_of) if n > 1 else inputs),
+                generation_config=self._settings(max_tokens, temperature),
+                logits_processor=LogitsProcessorList([watch] if watch is not None else []),
+            )
         rows = tokens[:, width:].tolist()
         completions = [self._completion(row, watch.seen.get(i) if watch else None) for i, row in enumerate(rows)]
         return [completions[i : i + n] for i in range(0, len(completions), n)]
@@ -150,20 +152,18 @@ class TransformersEngine:
         return Completion(text=text, finished=length < len(row), score_probs=probs)
 
 
-@torch.no_grad()
-def prefilled(model: Any, inputs: Mapping[str, Any], n: int) -> dict[str, Any]:
-    """What `model.generate` needs for n samples of each prompt when every prompt, pictures included, is read once.
+def prefilled(model: Any, inputs: Mapping[str, Any], prompt_of: Tensor) -> dict[str, Any]:
+    """What `model.generate` needs for several samples of a prompt when every prompt, pictures included, is read once.
 
-    The key-value cache of all but the last prompt token is repeated; so are the offsets of Qwen-VL's positions.
+    The key-value cache of all but the last prompt token is repeated, and so are the offsets of Qwen-VL's positions:
+    sample i is of prompt `prompt_of[i]`.
     """
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     per_token = {key: value[:, :-1] for key, value in inputs.items() if value.shape == ids.shape}
     cache = model(**{**inputs, **per_token}, use_cache=True, logits_to_keep=1).past_key_values
-    cache.batch_repeat_interleave(n)
-    core = model.model
-    core.rope_deltas = core.rope_deltas.repeat_interleave(n, dim=0)
-    repeated = {"input_ids": ids.repeat_interleave(n, dim=0), "attention_mask": mask.repeat_interleave(n, dim=0)}
-    return repeated | {"past_key_values": cache}
+    cache.batch_select_indices(prompt_of)
+    model.model.rope_deltas = model.model.rope_deltas[prompt_of]
+    return {"input_ids": ids[prompt_of], "attention_mask": mask[prompt_of], "past_key_values": cache}
 
 
 def chat_message(prompt: Prompt) -> dict[str, Any]:
