@@ -10,9 +10,6 @@ from typing import Literal
 
 from PIL.Image import Image
 
-SCHEMA = 1
-"""Version of the records on disk; raised when a field changes its meaning."""
-
 PrincipleCategory = Literal["follow", "keep", "quality"]
 Choice = Literal["first", "second", "same"]
 FailureKind = Literal[

@@ -139,7 +139,7 @@ class EvaluateConfig(Config):
 
     pairs: int = Field(default=1000, gt=0)
     base_pairs: int = Field(default=100, gt=0)
-    """Pairs for the untrained base, whose traces are failures: fewer tell as much."""
+    """Pairs for the untrained base, of either kind, whose traces are failures: fewer tell as much."""
     heldout_pairs: int = Field(default=200, gt=0)
     traces: int = Field(default=4, gt=0)
     temperature: float = Field(default=1.0, ge=0)

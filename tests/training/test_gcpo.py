@@ -255,30 +255,31 @@ class Interrupted(Exception):
 
 
 def test_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped in the second of three steps and resumed from the first's checkpoint: the same weights, bitwise.
+    """Stopped in the last of six steps and resumed from the fifth's checkpoint: the same weights, bitwise.
 
+    The eight pairs make four steps an epoch, so it goes on within the second, which has another order than the first.
     Traces are sampled, so this holds only if the randomness, the order of pairs and the optimiser all go on.
     """
     data, model = tiny_world(tmp_path), tiny_verifier(tmp_path)
     monkeypatch.setattr(gcpo, "trace_score", lambda completion, questions: float(len(completion.text) % 11))
     config = GcpoConfig(
-        steps=3, pairs_per_step=2, traces=2, micro_batch=4, max_tokens=6, checkpoint_every=1, probe_every=9
+        steps=6, pairs_per_step=2, traces=2, micro_batch=4, max_tokens=6, checkpoint_every=1, probe_every=9
     )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    gcpo.run(config, data=data, model=model, out=whole, seed=1, resume=False)
+    gcpo.run(config, data=data, model=model, out=whole, seed=2, resume=False)
     original = gcpo.ProbeLog.on_step_end
 
     def interrupt(self: gcpo.ProbeLog, args: object, state: object, control: object, **kwargs: object) -> None:
         original(self, args, state, control, **kwargs)
-        if state.global_step == 2:  # pyright: ignore[reportAttributeAccessIssue]
+        if state.global_step == 6:  # pyright: ignore[reportAttributeAccessIssue]
             raise Interrupted
 
     monkeypatch.setattr(gcpo.ProbeLog, "on_step_end", interrupt)
     with pytest.raises(Interrupted):
-        gcpo.run(config, data=data, model=model, out=broken, seed=1, resume=False)
+        gcpo.run(config, data=data, model=model, out=broken, seed=2, resume=False)
     monkeypatch.setattr(gcpo.ProbeLog, "on_step_end", original)
-    gcpo.run(config, data=data, model=model, out=broken, seed=1, resume=True)
+    gcpo.run(config, data=data, model=model, out=broken, seed=2, resume=True)
     expected, found = (load_file(run / "model" / "model.safetensors") for run in (whole, broken))
     assert all(torch.equal(expected[key], found[key]) for key in expected)
     steps = [[line["step"] for line in gcpo.Run(run).metrics()] for run in (whole, broken)]
-    assert steps[0] == steps[1] == [1, 2, 3]
+    assert steps[0] == steps[1] == [1, 2, 3, 4, 5, 6]

@@ -50,10 +50,8 @@ class WorldMaker:
             None if sampled else self._drawn(*pair) for pair, sampled in zip(tasks, by_editor, strict=True)
         ]
         chosen = [i for i, sampled in enumerate(by_editor) if sampled]
-        for steps in self.config.editor_steps:
-            part, chosen = chosen[: len(chosen) // 2 + 1], chosen[len(chosen) // 2 + 1 :]
-            if steps == self.config.editor_steps[-1]:
-                part += chosen
+        for number, steps in enumerate(self.config.editor_steps):
+            part = chosen[number :: len(self.config.editor_steps)]
             for index, found in zip(part, self._sampled([tasks[i][1] for i in part], steps), strict=True):
                 edits[index] = found
         return [edit for edit in edits if edit is not None]

@@ -30,7 +30,7 @@ from edit_r1.world.render import from_image, render, to_image
 from edit_r1.world.tasks import Truth, WorldTask, judge_edits, sample_task
 
 TRACES = 1
-"""Traces per edit: the reward is a mean over hundreds of tasks, which more traces of each would hardly steady."""
+"""One greedy trace per edit, as in the recipes' training: the same quantity before and after."""
 
 _STREAM = 32  # keeps these tasks apart from the held-out pairs of the same split and seed
 _CHUNK = 50
@@ -170,9 +170,7 @@ def evaluate(
     run = Run.open(out, config, resume, inputs=inputs)
     if run.done is not None:
         return run.done
-    judge = load_verifier(
-        verifier, temperature=config.temperature, max_tokens=config.max_tokens, batch_size=config.batch_size
-    )
+    judge = load_verifier(verifier, temperature=0.0, max_tokens=config.max_tokens, batch_size=config.batch_size)
     tasks = held_out_tasks(config.tasks, seed, Run(data).config.get("split", "test"))
     records = [task.record() for task in tasks]
     with track("Judging editors", total=len(models) * len(tasks)) as bar:

@@ -134,15 +134,15 @@ def evaluate(
     heldout = list(read_pairs(data / HELDOUT_PAIRS))[: config.heldout_pairs]
     journals = out / "traces"
     asked = {
-        name: (
+        name: [
             Inquiry(
                 model,
-                data / TEST_PAIRS,
-                min(len(pairs), config.base_pairs if name == "base" else len(pairs)),
-                journals / f"{name}.jsonl",
-            ),
-            Inquiry(model, data / HELDOUT_PAIRS, len(heldout), journals / f"{name}_heldout.jsonl"),
-        )
+                data / folder,
+                min(len(those), config.base_pairs) if name == "base" else len(those),
+                journals / f"{name}{suffix}.jsonl",
+            )
+            for folder, those, suffix in ((TEST_PAIRS, pairs, ""), (HELDOUT_PAIRS, heldout, "_heldout"))
+        ]
         for name, model in models.items()
     }
     ask([inquiry for both in asked.values() for inquiry in both], config, seed)
@@ -156,9 +156,10 @@ def evaluate(
         result["by_category"][name] = pairs_by_category(scored)
         result["confusion"][name] = {key: table.to_json() for key, table in confusion(traces).items()}
         result["failures"][name] = failure_counts(trace.verdict for trace in traces)
-        answers = read_answers(kinds, heldout)
+        judged = heldout[: kinds.count]
+        answers = read_answers(kinds, judged)
         metrics = verifier_metrics(
-            _scored(heldout, answers), list(_traces(heldout, answers)), traces_per_edit=config.traces
+            _scored(judged, answers), list(_traces(judged, answers)), traces_per_edit=config.traces
         )
         result["heldout"][name] = metrics.to_json()
     result["examples"] = examples(pairs, stages, config.examples, out / "images")

@@ -19,7 +19,7 @@ from edit_r1.data.gold import truth_of
 from edit_r1.data.store import JudgedEdit, read_edits
 from edit_r1.runs.run import Run
 from edit_r1.stages import EDITS, ColdStartConfig
-from edit_r1.training.sft import example, fine_tune
+from edit_r1.training.sft import example, fine_tune, finish
 from edit_r1.verifier.prompting import build_prompt
 from edit_r1.verifier.tiny import load_verifier_model
 from edit_r1.verifier.trace import format_trace
@@ -54,6 +54,4 @@ def run(config: ColdStartConfig, *, data: Path, model: Path | None, out: Path, s
     statistics: Counter[str] = Counter()
     rows = list(selected_traces(read_edits(data / EDITS), seed, statistics))
     fine_tune(verifier, processor, Dataset.from_list(rows), config, folder, "Cold start", seed=seed, resume=resume)
-    verifier.save_pretrained(out / "model")
-    processor.save_pretrained(out / "model")
-    folder.finish({"traces": len(rows), **statistics})
+    finish(folder, verifier, processor, {"traces": len(rows), **statistics})

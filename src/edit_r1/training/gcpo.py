@@ -10,7 +10,6 @@ Shapes: P pairs, N traces. The rows of a generation batch are ordered [P, 2, N],
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from edit_r1.records import Failure, Principle, Provenance
 from edit_r1.runs.progress import track
 from edit_r1.runs.run import Run
 from edit_r1.stages import PROBE, TRAIN_PAIRS, GcpoConfig
-from edit_r1.training.sft import RunLog, last_checkpoint
+from edit_r1.training.sft import RunLog, finish, last_checkpoint
 from edit_r1.training.shared_prompts import answer_logits, padded, sample_answers, select_rows
 from edit_r1.verifier.engines.transformers_engine import TransformersEngine
 from edit_r1.verifier.prompting import build_prompt
@@ -79,6 +78,10 @@ class PairSampler(Sampler[int]):
 
     def __len__(self) -> int:
         return 2 * self._traces * len(self._pairs)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle by the number of the epoch, so that a resumed run goes on in the order of an uninterrupted one."""
+        self._pairs.generator.manual_seed((self._pairs.seed or 0) + epoch)
 
 
 # An unreadable trace is expected, counted and logged as failure_rate; TRL would print each one.
@@ -265,10 +268,7 @@ def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, re
         trainer.remove_callback(PrinterCallback)
         with disk_errors(checkpoints):
             trainer.train(resume_from_checkpoint=str(last) if last else None)
-    policy.save_pretrained(out / "model")
-    processor.save_pretrained(out / "model")
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    folder.finish({"pairs": len(dataset) // 2, "steps": config.steps})
+    finish(folder, policy, processor, {"pairs": len(dataset) // 2, "steps": config.steps})
 
 
 def _arguments(config: GcpoConfig, out: Path, seed: int) -> GRPOConfig:

@@ -220,6 +220,7 @@ class _State:
 
     def load(self) -> int:
         if not self.record.checkpoint.is_file():
+            self.record.rewind(0)  # the VAE's lines, whose steps are below 0, stay
             return 0
         tensors, state = load_checkpoint(self.record.checkpoint)
         own = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}

@@ -24,7 +24,7 @@ from edit_r1.records import Check
 from edit_r1.runs.progress import track
 from edit_r1.runs.run import Run
 from edit_r1.stages import PretrainVerifierConfig, WorldConfig
-from edit_r1.training.sft import example, fine_tune
+from edit_r1.training.sft import example, fine_tune, finish
 from edit_r1.verifier.engines.transformers_engine import TransformersEngine
 from edit_r1.verifier.prompting import Prompt
 from edit_r1.verifier.tiny import build_processor, build_tiny_qwen
@@ -175,15 +175,12 @@ def run(config: PretrainVerifierConfig, *, out: Path, seed: int, resume: bool) -
         lessons, gen_kwargs={"config": config, "seed": seed, "edits": out / "edits"}
     )
     fine_tune(model, processor, stream, config, folder, "Pretraining", seed=seed, resume=resume)
-    model.save_pretrained(out / "model")
-    processor.save_pretrained(out / "model")
     rng = generator(seed, "val")
     looked_at = [drawn(rng, "val") for _ in range(100)]
     by_editor = [sampled(judged) for judged in sample_edits(config, seed, "val", 100)]
-    folder.finish(
-        exact_match(model, processor, looked_at, KINDS)
-        | {f"{kind}_of_editor": s for kind, s in exact_match(model, processor, by_editor, PICTURED).items()}
-    )
+    of_editor = exact_match(model, processor, by_editor, PICTURED)
+    summary = exact_match(model, processor, looked_at, KINDS) | {f"{k}_of_editor": s for k, s in of_editor.items()}
+    finish(folder, model, processor, summary)
 
 
 def exact_match(model: Any, processor: Any, shown: Sequence[Shown], kinds: Sequence[str]) -> dict[str, float]:

@@ -65,7 +65,10 @@ def fine_tune(
     seed: int,
     resume: bool,
 ) -> None:
-    """Train `model` in place; checkpoints go to `run/trainer`, and `resume` continues from the last one."""
+    """Train `model` in place; checkpoints go to `run/trainer`, and `resume` continues from the last one.
+
+    The checkpoints stay until `finish`, so that nothing is lost before the result is on disk.
+    """
     checkpoints = run.path / "trainer"
     last = last_checkpoint(checkpoints) if resume else None
     done = int(last.name.split("-")[1]) if last else 0
@@ -81,7 +84,15 @@ def fine_tune(
         trainer.remove_callback(PrinterCallback)
         with disk_errors(checkpoints):
             trainer.train(resume_from_checkpoint=str(last) if last else None)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def finish(run: Run, model: PreTrainedModel, processor: Any, summary: dict[str, Any]) -> None:
+    """Write `run/model` and the summary; only then the checkpoints go."""
+    with disk_errors(run.path):
+        model.save_pretrained(run.path / "model")
+        processor.save_pretrained(run.path / "model")
+    run.finish(summary)
+    shutil.rmtree(run.path / "trainer", ignore_errors=True)
 
 
 def _arguments(config: SftConfig, out: Path, seed: int) -> SFTConfig:
