@@ -117,7 +117,7 @@ class EditorGrpoConfig(Config):
     verify_batch: int = Field(default=128, gt=0)
     probe_every: int = Field(default=10, gt=0)
     probe_tasks: int = Field(default=48, gt=0)
-    probe_steps: int = Field(default=8, gt=0)
+    probe_steps: int = Field(default=5, gt=0)
     """Steps of the deterministic sampling that the probe judges."""
     checkpoint_every: int = Field(default=5, gt=0)
     groups_every: int = Field(default=5, gt=0)
@@ -146,7 +146,8 @@ class EvaluateConfig(Config):
     max_tokens: int = Field(default=160, gt=0)
     batch_size: int = Field(default=128, gt=0)
     tasks: int = Field(default=300, gt=0)
-    editor_steps: int = Field(default=8, gt=0)
+    editor_steps: int = Field(default=5, gt=0)
+    """Sampling steps of editors, as many as they are trained with."""
     examples: int = Field(default=8, gt=0)
 
 
