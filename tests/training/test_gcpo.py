@@ -212,6 +212,30 @@ def test_prompts_read_once_give_the_traces_of_prompts_read_for_every_trace(
     assert ours == plain
 
 
+def test_prompts_prepared_once_are_those_prepared_for_every_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Token ids, pictures and what the processor makes of them are TRL's, row by row."""
+    seen: list[int] = []
+    ours = gcpo.GcpoTrainer._tokenize_prompts
+
+    def compare(self: gcpo.GcpoTrainer, prompts: list[Any]) -> Any:
+        expected, found = gcpo.GRPOTrainer._tokenize_prompts(self, prompts), ours(self, prompts)
+        assert found[0] == expected[0]
+        assert found[1] == expected[1]
+        assert found[2].keys() == expected[2].keys()
+        for key, value in expected[2].items():
+            assert torch.equal(found[2][key], value) if isinstance(value, torch.Tensor) else found[2][key] == value
+        seen.append(len(found[0]))
+        return found
+
+    monkeypatch.setattr(gcpo.GcpoTrainer, "_tokenize_prompts", compare)
+    config = GcpoConfig(steps=1, pairs_per_step=3, traces=4, micro_batch=8, max_tokens=2, probe_every=5)
+    out = tmp_path / "gcpo"
+    gcpo.run(config, data=tiny_world(tmp_path), model=tiny_verifier(tmp_path), out=out, seed=0, resume=False)
+    assert seen == [24]
+
+
 def test_the_update_reads_a_prompt_once_and_learns_what_trl_learns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,15 @@ class GcpoTrainer(GRPOTrainer):
         )
         return PairSampler(pairs, self.num_generations)
 
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        """Prepare the N equal prompts of a group once, pictures included."""
+        ids, images, fields = super()._tokenize_prompts(prompts[:: self.num_generations])
+        assert images is not None
+        rows = fields | {"input_ids": ids, "images": images, "num_images": [len(row) for row in images]}
+        rows = select_rows(rows, [row // self.num_generations for row in range(len(prompts))])
+        del rows["num_images"]
+        return rows.pop("input_ids"), rows.pop("images"), rows
+
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
