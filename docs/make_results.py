@@ -19,7 +19,7 @@ PAGE = """# Results
 Written by `python docs/make_results.py {runs}`. Everything here is measured in the built-in world. Preferences are
 *simulated*: an annotator with stated weights orders two edits by the oracle's truth. Held-out pairs have no label
 noise, and other scenes and other sentences than training. Settings were chosen on validation data, with one exception:
-the share of faulty edits and the length of the editor base's training were set after a look at other tasks of `test`.
+the share of faulty edits in the editor base's training was set after a look at other tasks of `test`.
 
 ## Targets
 
@@ -41,7 +41,8 @@ oracle. Interval: 95%, bootstrap over sources, of the pairwise accuracy.
 
 {verifiers}
 
-Kinds never seen in training (split `heldout`: the category `material`, the pairing purple X, the fault `overshoot`):
+Kinds never seen in training (split `heldout`: the category `material`, the pairing purple X, the fault `overshoot`;
+the lessons in words of the verifier's base may hold one, no picture does):
 
 {heldout}
 

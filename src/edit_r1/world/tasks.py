@@ -1,7 +1,7 @@
 """Tasks of the built-in world, split without leaks, and their judgement by the oracle.
 
 `train`, `val` and `test` differ by scene, and `test` by phrasing too; `heldout` alone has the category, the pairing of
-colour and shape, and the fault that nothing else has.
+colour and shape, and the fault that no picture of the others shows.
 """
 
 from __future__ import annotations
