@@ -29,7 +29,7 @@ The runs:
 
 {commands}
 
-Seconds by stage:
+Seconds by stage (seeds 1 and 2 ran side by side, a core each, so their minutes say nothing of the last target):
 
 {seconds}
 
