@@ -29,7 +29,7 @@ The runs:
 
 {commands}
 
-Seconds by stage (seeds 1 and 2 ran side by side, a core each, so their minutes say nothing of the last target):
+Seconds by stage (the last target is for two threads on idle cores; a run with one thread says nothing of it):
 
 {seconds}
 
@@ -189,6 +189,11 @@ def categories(folders: Sequence[Path]) -> str:
     return table(["category", "tasks", "base", "after RL"], rows)
 
 
+def _threads(folder: Path) -> int:
+    environment = json.loads((folder / "environment.json").read_text())
+    return environment["threads"] or environment["cpus"]  # without a limit there is a thread per core
+
+
 def page(folders: Sequence[Path]) -> str:
     """The whole of docs/results.md."""
     reports = [json.loads((folder / "report.json").read_text()) for folder in folders]
@@ -199,8 +204,11 @@ def page(folders: Sequence[Path]) -> str:
     names = [f"seed {demo['seed']}" for demo in demos]
     commands = "\n".join(f"    {demo['command']}        # commit {demo['commit']}" for demo in demos)
     seconds = table(
-        ["run", *demos[0]["stage_seconds"], "all"],
-        [[n, *map(str, d["stage_seconds"].values()), str(d["seconds"])] for n, d in zip(names, demos, strict=True)],
+        ["run", "threads", *demos[0]["stage_seconds"], "all"],
+        [
+            [name, str(_threads(folder)), *map(str, demo["stage_seconds"].values()), str(demo["seconds"])]
+            for name, folder, demo in zip(names, folders, demos, strict=True)
+        ],
     )
     values = {
         "runs": " ".join(str(folder) for folder in folders),

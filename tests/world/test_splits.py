@@ -8,10 +8,11 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from tests.training.tiny_run import WORLD
 
 from edit_r1.data.make_world import make_world
 from edit_r1.data.store import read_pairs
-from edit_r1.stages import TEST_PAIRS, Measured, WorldConfig
+from edit_r1.stages import TEST_PAIRS, Measured
 from edit_r1.world.faults import HELDOUT_FAULT, SCENE_FAULTS, candidate, draw_faults
 from edit_r1.world.instructions import HELDOUT_CATEGORY, JOINTS, PHRASES, Operation, _pattern, phrasings
 from edit_r1.world.oracle import Reading, read_images
@@ -127,19 +128,10 @@ def test_streams_of_splits_differ_and_repeat() -> None:
 @pytest.mark.parametrize("measured", get_args(Measured))
 def test_pairs_are_of_the_split_that_is_measured(measured: Measured, tmp_path: Path) -> None:
     """Settings are chosen on `val`, results are of `test`; both measure the same way."""
-    config = WorldConfig(
-        cold_start_edits=1,
-        train_pairs=1,
-        test_pairs=8,
-        heldout_pairs=1,
-        probe_edits=1,
-        editor_share=0.0,
-        split=measured,
-    )
-    make_world(config, out=tmp_path / "world", seed=0, resume=False)
+    make_world(WORLD.model_copy(update={"split": measured}), out=tmp_path / "world", seed=0, resume=False)
     pairs = list(read_pairs(tmp_path / "world" / TEST_PAIRS))
     assert {split_of_scene(world_task(pair.preference.task).scene) for pair in pairs} == {measured}
-    assert len(pairs) == 8
+    assert len(pairs) == WORLD.test_pairs
 
 
 @pytest.mark.parametrize("split", SPLITS)
