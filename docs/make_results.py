@@ -29,7 +29,7 @@ The runs:
 
 {commands}
 
-Seconds by stage (the last target is for two threads on idle cores; a run with one thread says nothing of it):
+Seconds by stage (two threads ran on idle cores; runs with one thread side by side, which says nothing of the target):
 
 {seconds}
 
@@ -109,7 +109,6 @@ TARGETS: tuple[tuple[str, Measure, Callable[[float], bool], str], ...] = (
         "{:+.1f}",
     ),
     ("editor after RL, copies: not more", _gain("editor", "base", "grpo", "noop_rate"), lambda v: v <= 0, "{:+.1f}"),
-    ("the demo: at most 15 minutes on two cores", lambda r: r["seconds"] / 60, lambda v: v <= 15, "{:.1f} min"),
 )
 
 
@@ -119,12 +118,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def targets(reports: Sequence[Report], names: Sequence[str]) -> str:
-    """What the project has set itself, and whether each run reached it."""
+def targets(reports: Sequence[Report], names: Sequence[str], threads: Sequence[int]) -> str:
+    """What the project has set itself, and whether each run reached it; a run on one core says nothing of the time."""
     rows: list[list[str]] = []
     for text, measure, met, form in TARGETS:
         values = [measure(report) for report in reports]
         rows.append([text, *(f"{form.format(v)} {'✓' if met(round(v, 6)) else '✗'}" for v in values)])
+    minutes = [report["seconds"] / 60 for report in reports]
+    times = [f"{m:.1f} min {'✓' if m <= 15 else '✗'}" if n == 2 else "–" for m, n in zip(minutes, threads, strict=True)]
+    rows.append(["the demo: at most 15 minutes on two cores", *times])
     return table(["target", *names], rows)
 
 
@@ -202,17 +204,18 @@ def page(folders: Sequence[Path]) -> str:
     if any(demo.get("split", "test") != "test" for demo in demos):
         sys.exit("a run was measured on validation data; results are of the split test")
     names = [f"seed {demo['seed']}" for demo in demos]
+    threads = [_threads(folder) for folder in folders]
     commands = "\n".join(f"    {demo['command']}        # commit {demo['commit']}" for demo in demos)
     seconds = table(
         ["run", "threads", *demos[0]["stage_seconds"], "all"],
         [
-            [name, str(_threads(folder)), *map(str, demo["stage_seconds"].values()), str(demo["seconds"])]
-            for name, folder, demo in zip(names, folders, demos, strict=True)
+            [name, str(count), *map(str, demo["stage_seconds"].values()), str(demo["seconds"])]
+            for name, count, demo in zip(names, threads, demos, strict=True)
         ],
     )
     values = {
         "runs": " ".join(str(folder) for folder in folders),
-        "targets": targets(reports, names),
+        "targets": targets(reports, names, threads),
         "commands": commands,
         "seconds": seconds,
         "verifiers": verifiers(names, [report["verifier"] for report in reports]),
