@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tests.training.tiny_run import tiny_verifier, tiny_world
+from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from edit_r1.data.store import read_pairs
+from edit_r1.records import Failure, Provenance, Verdict
+from edit_r1.runs.run import Run
 from edit_r1.stages import TRAIN_PAIRS, GcpoConfig
 from edit_r1.training import gcpo
-from edit_r1.training.gcpo import PairSampler, centred, contrast, group_metrics, pair_rows, trace_score
+from edit_r1.training.contrast import centred, contrast, group_metrics
+from edit_r1.training.gcpo import pair_rows, trace_verdict
+from edit_r1.training.gcpo_trainer import PairSampler
 from edit_r1.training.shared_prompts import first_rows
 from edit_r1.verifier.verifier import Completion
 
@@ -107,7 +113,7 @@ def test_winner_and_loser_share_a_generation_batch(pairs_per_batch: int, traces:
 def test_rows_put_the_winner_first(tmp_path: Path) -> None:
     """Whatever side the annotator chose, the first row of a pair is the preferred edit."""
     data = tiny_world(tmp_path)
-    rows = list(pair_rows(read_pairs(data / TRAIN_PAIRS), 3))
+    rows = list(pair_rows(read_pairs(data / TRAIN_PAIRS), 3, "compact", gold=False))
     pairs = [judged.preference for judged in read_pairs(data / TRAIN_PAIRS)]
     assert {p.choice for p in pairs} == {"first", "second"}
     for index, preference in enumerate(pairs):
@@ -117,12 +123,24 @@ def test_rows_put_the_winner_first(tmp_path: Path) -> None:
 
 
 def test_a_trace_that_cannot_be_read_has_no_score() -> None:
-    """Failure is a value: None, never a number."""
+    """Failure is a value, never a number."""
     whole = "[1] same => yes\n<score> 7.5 </score>"
-    assert trace_score(Completion(whole, finished=True), ["q"]) == 7.5
-    assert trace_score(Completion(whole + " and", finished=False), ["q"]) is None
-    assert trace_score(Completion("[1] same => yes", finished=True), ["q"]) is None
-    assert trace_score(Completion("<score> 7.5 </score>", finished=True), ["q"]) is None
+    verdict = trace_verdict(Completion(whole, finished=True), ["q"])
+    assert isinstance(verdict, Verdict)
+    assert verdict.score == 7.5
+    assert isinstance(trace_verdict(Completion(whole + " and", finished=False), ["q"]), Failure)
+    assert isinstance(trace_verdict(Completion("[1] same => yes", finished=True), ["q"]), Failure)
+    assert isinstance(trace_verdict(Completion("<score> 7.5 </score>", finished=True), ["q"]), Failure)
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, score: Callable[[Completion], float]) -> None:
+    """Let a function of the trace say its score, in place of the parser alone."""
+    unknown = Provenance("script", "", "", "", 0)
+
+    def verdict(completion: Completion, questions: list[str]) -> Verdict:
+        return Verdict((), score(completion), completion.text, unknown)
+
+    monkeypatch.setattr(gcpo, "trace_verdict", verdict)
 
 
 def test_rows_without_advantage_are_left_out_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,9 +156,9 @@ def test_rows_without_advantage_are_left_out_exactly(tmp_path: Path, monkeypatch
     weights: list[dict[str, torch.Tensor]] = []
     for whole in (False, True):
         scores = iter(script)
-        monkeypatch.setattr(gcpo, "trace_score", lambda completion, questions, s=scores: next(s))
+        scripted(monkeypatch, lambda completion, s=scores: next(s))
         if whole:
-            monkeypatch.setattr(gcpo.GcpoTrainer, "_compute_loss", gcpo.GRPOTrainer._compute_loss)
+            monkeypatch.setattr(gcpo.GcpoTrainer, "_compute_loss", GRPOTrainer._compute_loss)
         out = tmp_path / f"whole_{whole}"
         gcpo.run(config, data=data, model=model, out=out, seed=0, resume=False)
         weights.append(load_file(out / "model" / "model.safetensors"))
@@ -161,11 +179,11 @@ def test_the_trainer_contrasts_centres_and_starts_at_ratio_one(tmp_path: Path, m
     drawn: list[float] = []
     generator = np.random.default_rng(0)
 
-    def scripted(completion: Completion, questions: list[str]) -> float | None:
+    def draw(completion: Completion) -> float:
         drawn.append(float(generator.integers(0, 21)) / 2)
         return drawn[-1]
 
-    monkeypatch.setattr(gcpo, "trace_score", scripted)
+    scripted(monkeypatch, draw)
     seen: list[dict[str, torch.Tensor]] = []
     original = gcpo.GcpoTrainer._generate_and_score_completions
 
@@ -180,7 +198,7 @@ def test_the_trainer_contrasts_centres_and_starts_at_ratio_one(tmp_path: Path, m
     expected = centred(contrast(torch.tensor(drawn).view(-1, 2, 4))).flatten()
     torch.testing.assert_close(seen[0]["advantages"], expected)
     assert expected.abs().max() > 0
-    metrics = gcpo.Run(out).metrics()[0]
+    metrics = Run(out).metrics()[0]
     assert metrics["clip_ratio/region_mean"] == 0
     # With ratio 1 and token means per trace the loss is -mean(A) = 0 but for rounding; its gradient is not.
     assert abs(metrics["loss"]) < 1e-6
@@ -196,7 +214,7 @@ def test_prompts_read_once_give_the_traces_of_prompts_read_for_every_trace(
 
     def compare(self: gcpo.GcpoTrainer, *args: Any, **kwargs: Any) -> object:
         state = torch.get_rng_state()
-        plain, _ = gcpo.GRPOTrainer._generate_single_turn(self, *args, **kwargs)
+        plain, _ = GRPOTrainer._generate_single_turn(self, *args, **kwargs)
         torch.set_rng_state(state)
         ours, _ = original(self, *args, **kwargs)
         both.append((plain, ours))
@@ -220,7 +238,7 @@ def test_prompts_prepared_once_are_those_prepared_for_every_trace(
     ours = gcpo.GcpoTrainer._tokenize_prompts
 
     def compare(self: gcpo.GcpoTrainer, prompts: list[Any]) -> Any:
-        expected, found = gcpo.GRPOTrainer._tokenize_prompts(self, prompts), ours(self, prompts)
+        expected, found = GRPOTrainer._tokenize_prompts(self, prompts), ours(self, prompts)
         assert found[0] == expected[0]
         assert found[1] == expected[1]
         assert found[2].keys() == expected[2].keys()
@@ -244,7 +262,7 @@ def test_the_update_reads_a_prompt_once_and_learns_what_trl_learns(
     Rows without advantage are left out, so that prompts keep different numbers of traces: by hand 2, 4, 4 and none.
     """
     scores = iter([9.0, 5, 1, 5, 2, 4, 6, 8, 9, 1, 5, 3, 4, 4, 4, 4])
-    monkeypatch.setattr(gcpo, "trace_score", lambda completion, questions: next(scores))
+    scripted(monkeypatch, lambda completion: next(scores))
     seen: list[tuple[int, int]] = []
     ours = gcpo.GcpoTrainer._get_per_token_logps_and_entropies
 
@@ -254,7 +272,7 @@ def test_the_update_reads_a_prompt_once_and_learns_what_trl_learns(
         return torch.cat([gradient.flatten() for gradient in found])
 
     def compare(self: gcpo.GcpoTrainer, model: Any, ids: torch.Tensor, mask: torch.Tensor, keep: int, **rest: Any):
-        plain = gcpo.GRPOTrainer._get_per_token_logps_and_entropies(self, model, ids, mask, keep, **rest)
+        plain = GRPOTrainer._get_per_token_logps_and_entropies(self, model, ids, mask, keep, **rest)
         shared = ours(self, model, ids, mask, keep, **rest)
         told = mask[:, -keep:].bool()
         assert plain[1] is not None
@@ -285,7 +303,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.Monkey
     Traces are sampled, so this holds only if the randomness, the order of pairs and the optimiser all go on.
     """
     data, model = tiny_world(tmp_path), tiny_verifier(tmp_path)
-    monkeypatch.setattr(gcpo, "trace_score", lambda completion, questions: float(len(completion.text) % 11))
+    scripted(monkeypatch, lambda completion: float(len(completion.text) % 11))
     config = GcpoConfig(
         steps=6, pairs_per_step=2, traces=2, micro_batch=4, max_tokens=6, checkpoint_every=1, probe_every=9
     )
@@ -305,5 +323,5 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.Monkey
     gcpo.run(config, data=data, model=model, out=broken, seed=2, resume=True)
     expected, found = (load_file(run / "model" / "model.safetensors") for run in (whole, broken))
     assert all(torch.equal(expected[key], found[key]) for key in expected)
-    steps = [[line["step"] for line in gcpo.Run(run).metrics()] for run in (whole, broken)]
+    steps = [[line["step"] for line in Run(run).metrics()] for run in (whole, broken)]
     assert steps[0] == steps[1] == [1, 2, 3, 4, 5, 6]

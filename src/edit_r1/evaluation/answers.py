@@ -21,7 +21,7 @@ import torch
 
 from edit_r1.data.store import JudgedPair, read_pairs
 from edit_r1.files import disk_errors
-from edit_r1.records import EditTask, Failure, Provenance, Verdict
+from edit_r1.records import Failure, Principle, Provenance, Verdict
 from edit_r1.runs.progress import Tracker, silence_libraries, track
 from edit_r1.stages import EvaluateConfig
 from edit_r1.verifier.local import load_verifier
@@ -35,12 +35,16 @@ _READ_BACK = Provenance("journal", "", "", "", 0)
 
 @dataclass(frozen=True)
 class Inquiry:
-    """One verifier, the pairs that it is asked about (the first `count` of a data set), and the journal."""
+    """One verifier, the pairs that it is asked about (the first `count` of a data set), and the journal.
+
+    `checklist` is off for a verifier that is asked without principles.
+    """
 
     model: Path
     pairs: Path
     count: int
     journal: Path
+    checklist: bool = True
 
     def lines(self) -> list[str]:
         """What the journal has of whole chunks; all of them when it is complete."""
@@ -113,7 +117,11 @@ def _judge(
     """Judge both edits of every pair that the journal lacks."""
     lines = inquiry.lines()
     verifier = load_verifier(
-        inquiry.model, temperature=config.temperature, max_tokens=config.max_tokens, batch_size=config.batch_size
+        inquiry.model,
+        temperature=config.temperature,
+        max_tokens=config.max_tokens,
+        batch_size=config.batch_size,
+        checklist=inquiry.checklist,
     )
     pairs = [pair.preference for pair in islice(read_pairs(inquiry.pairs), inquiry.count)]
     with disk_errors(inquiry.journal):
@@ -131,8 +139,11 @@ def _judge(
 
 def read_answers(inquiry: Inquiry, pairs: Sequence[JudgedPair]) -> list[Answers]:
     """The answers in a complete journal."""
-    rows = [(json.loads(line), p.preference.task) for line, p in zip(inquiry.lines(), pairs, strict=True)]
-    return [Answers(_from_json(row["first"], task), _from_json(row["second"], task)) for row, task in rows]
+    rows = [
+        (json.loads(line), pair.preference.task.principles if inquiry.checklist else ())
+        for line, pair in zip(inquiry.lines(), pairs, strict=True)
+    ]
+    return [Answers(_from_json(row["first"], asked), _from_json(row["second"], asked)) for row, asked in rows]
 
 
 def _to_json(judgement: Judgement) -> dict[str, Any]:
@@ -142,11 +153,11 @@ def _to_json(judgement: Judgement) -> dict[str, Any]:
     return {"score": judgement.score, "traces": traces}
 
 
-def _from_json(entry: Mapping[str, Any], task: EditTask) -> Answer:
+def _from_json(entry: Mapping[str, Any], asked: Sequence[Principle]) -> Answer:
     verdicts = tuple(
         Failure(trace["failure"], trace["text"])
         if "failure" in trace
-        else parse_trace(trace["text"], task.principles, _READ_BACK)
+        else parse_trace(trace["text"], asked, _READ_BACK)
         for trace in entry["traces"]
     )
     return Answer(entry["score"], verdicts)

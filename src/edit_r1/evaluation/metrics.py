@@ -265,11 +265,11 @@ def verifier_metrics(
     Args:
         pairs: held-out preferences with the verifier's scores.
         traces: every trace of every edit of the pairs.
-        traces_per_edit: how many traces made a score; recorded.
+        traces_per_edit: how many traces made a score; recorded. 0 for a judge that writes none.
         seed: of the bootstrap.
 
     Raises:
-        ValueError: no pairs, or no traces.
+        ValueError: no pairs, or no traces where there should be.
     """
     kept = _decided(pairs)
     outcomes = _outcomes(kept)
@@ -280,7 +280,7 @@ def verifier_metrics(
         pairs=len(kept),
         traces=traces_per_edit,
         check_accuracy=check_accuracy(traces),
-        failure_rate=failure_rate([trace.verdict for trace in traces]),
+        failure_rate=failure_rate([trace.verdict for trace in traces]) if traces_per_edit else 0.0,
         tie_rate=tie_rate(kept),
     )
 

@@ -26,7 +26,8 @@ from edit_r1.runs.run import Run
 from edit_r1.stages import HELDOUT_PAIRS, TEST_PAIRS, EvaluateConfig
 
 
-def _traces(pairs: Sequence[JudgedPair], answers: Sequence[Answers]) -> Iterator[JudgedTrace]:
+def judged_traces(pairs: Sequence[JudgedPair], answers: Sequence[Answers]) -> Iterator[JudgedTrace]:
+    """Every trace beside the truth of what it checks: of nothing, when it was asked without principles."""
     for pair, answer in zip(pairs, answers, strict=True):
         sides = (
             (pair.preference.first, pair.first_truth, answer.first),
@@ -34,20 +35,19 @@ def _traces(pairs: Sequence[JudgedPair], answers: Sequence[Answers]) -> Iterator
         )
         for edit, truth, said in sides:
             gold = tuple(gold_checks(edit, truth))
-            yield from (JudgedTrace(verdict, gold) for verdict in said.verdicts)
+            for verdict in said.verdicts:
+                yield JudgedTrace(verdict, gold if isinstance(verdict, Verdict) and verdict.checks else ())
 
 
-def _scored(pairs: Sequence[JudgedPair], answers: Sequence[Answers]) -> list[ScoredPair]:
-    return [
-        ScoredPair(
-            answer.first.score,
-            answer.second.score,
-            pair.preference.choice,
-            image_hash(pair.preference.task.source),
-            pair.preference.task.category,
-        )
-        for pair, answer in zip(pairs, answers, strict=True)
-    ]
+def scored_pair(pair: JudgedPair, first: float | None, second: float | None) -> ScoredPair:
+    """A preference with the scores of its edits; pairs of one source belong together."""
+    task = pair.preference.task
+    return ScoredPair(first, second, pair.preference.choice, image_hash(task.source), task.category)
+
+
+def scored_pairs(pairs: Sequence[JudgedPair], answers: Sequence[Answers]) -> list[ScoredPair]:
+    """Preferences with the mean scores of the traces."""
+    return [scored_pair(pair, a.first.score, a.second.score) for pair, a in zip(pairs, answers, strict=True)]
 
 
 def _shown(edit: Edit, truth: str, said: Answer) -> dict[str, Any]:
@@ -150,8 +150,8 @@ def evaluate(
     stages: dict[str, list[Answers]] = {}
     for name, (main, kinds) in asked.items():
         stages[name] = read_answers(main, pairs[: main.count])
-        scored = _scored(pairs[: main.count], stages[name])
-        traces = list(_traces(pairs[: main.count], stages[name]))
+        scored = scored_pairs(pairs[: main.count], stages[name])
+        traces = list(judged_traces(pairs[: main.count], stages[name]))
         result["stages"][name] = verifier_metrics(scored, traces, traces_per_edit=config.traces).to_json()
         result["by_category"][name] = pairs_by_category(scored)
         result["confusion"][name] = {key: table.to_json() for key, table in confusion(traces).items()}
@@ -159,7 +159,7 @@ def evaluate(
         judged = heldout[: kinds.count]
         answers = read_answers(kinds, judged)
         metrics = verifier_metrics(
-            _scored(judged, answers), list(_traces(judged, answers)), traces_per_edit=config.traces
+            scored_pairs(judged, answers), list(judged_traces(judged, answers)), traces_per_edit=config.traces
         )
         result["heldout"][name] = metrics.to_json()
     result["examples"] = examples(pairs, stages, config.examples, out / "images")

@@ -32,7 +32,7 @@ from edit_r1.verifier.trace import format_trace
 from edit_r1.world.defects import DEFECTS, soften
 from edit_r1.world.faults import HELDOUT_FAULT, SCENE_FAULTS, candidate, change_thing, draw_faults
 from edit_r1.world.oracle import Reading
-from edit_r1.world.principles import cell_evidence, frame_evidence
+from edit_r1.world.principles import compare
 from edit_r1.world.render import to_image
 from edit_r1.world.scene import ATTRIBUTES, FRAME, PLACES, Scene, Split, pick, sample_thing
 from edit_r1.world.tasks import Truth, WorldTask, generator, reading_from_json, sample_task, world_task
@@ -55,12 +55,6 @@ def describe(source: Scene, reading: Reading) -> str:
     """Both images in words, and the defects of the second."""
     defects = " ".join(d for d in DEFECTS if d in reading.defects) or "clean"
     return f"source {describe_scene(source)}\nedited {describe_scene(reading.scene)} {defects}"
-
-
-def compare(source: Scene, reading: Reading) -> str:
-    """Every cell and the frame before and after."""
-    lines = [cell_evidence(i, source, reading.scene) for i in range(4)]
-    return "\n".join([*lines, *(frame_evidence(key, source, reading.scene) for key in FRAME)])
 
 
 def observe(truth: Truth) -> str:
@@ -124,7 +118,7 @@ def lesson(rng: Generator, kind: str, shown: Shown) -> dict[str, Any]:
     if kind == "describe":
         prompt, text = "describe", describe(task.scene, truth.reading)
     elif kind == "compare":
-        prompt, text = "compare", compare(task.scene, truth.reading)
+        prompt, text = "compare", compare(task.scene, truth.reading.scene)
     elif kind == "tally":
         prompt, text = tally(rng, task)
     else:
@@ -174,13 +168,13 @@ def run(config: PretrainVerifierConfig, *, out: Path, seed: int, resume: bool) -
     stream = IterableDataset.from_generator(
         lessons, gen_kwargs={"config": config, "seed": seed, "edits": out / "edits"}
     )
-    fine_tune(model, processor, stream, config, folder, "Pretraining", seed=seed, resume=resume)
+    trainer = fine_tune(model, processor, stream, config, folder, "Pretraining", seed=seed, resume=resume)
     rng = generator(seed, "val")
     looked_at = [drawn(rng, "val") for _ in range(100)]
     by_editor = [sampled(judged) for judged in sample_edits(config, seed, "val", 100)]
     of_editor = exact_match(model, processor, by_editor, PICTURED)
     summary = exact_match(model, processor, looked_at, KINDS) | {f"{k}_of_editor": s for k, s in of_editor.items()}
-    finish(folder, model, processor, summary)
+    finish(folder, trainer, processor, summary)
 
 
 def exact_match(model: Any, processor: Any, shown: Sequence[Shown], kinds: Sequence[str]) -> dict[str, float]:

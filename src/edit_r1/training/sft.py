@@ -1,4 +1,7 @@
-"""Supervised fine-tuning of a verifier by TRL's `SFTTrainer`: two images and a prompt in, loss on the answer alone."""
+"""Supervised fine-tuning of a verifier by TRL's `SFTTrainer`: two images and a prompt in, loss on the answer alone.
+
+Also what every trainer of a verifier shares: its log, its checkpoints and its end.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
+from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
+from peft import PeftModel
 from PIL.Image import Image
-from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -17,6 +21,9 @@ from edit_r1.files import disk_errors
 from edit_r1.runs.progress import Tracker, track
 from edit_r1.runs.run import Run
 from edit_r1.stages import SftConfig
+from edit_r1.training.backbone import adapter, micro_batches, precision
+from edit_r1.training.processes import console, process
+from edit_r1.verifier.tiny import load_verifier_model
 
 
 def example(source: Image, edited: Image, prompt: str, completion: str) -> dict[str, Any]:
@@ -42,7 +49,7 @@ class RunLog(TrainerCallback):
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
         """Record what is a number; the summary at the end of training is not a step."""
-        if logs and "loss" in logs:
+        if logs and "loss" in logs and state.is_world_process_zero:
             metrics = {key: float(value) for key, value in logs.items() if key != "epoch"}
             self._run.log(state.global_step, **metrics)
             self._bar.advance(0, loss=metrics["loss"])
@@ -64,42 +71,65 @@ def fine_tune(
     *,
     seed: int,
     resume: bool,
-) -> None:
-    """Train `model` in place; checkpoints go to `run/trainer`, and `resume` continues from the last one.
+) -> SFTTrainer:
+    """Train `model`; checkpoints go to `run/trainer`, and `resume` continues from the last one.
 
     The checkpoints stay until `finish`, so that nothing is lost before the result is on disk.
     """
     checkpoints = run.path / "trainer"
-    last = last_checkpoint(checkpoints) if resume else None
-    done = int(last.name.split("-")[1]) if last else 0
-    run.rewind(done)
-    with track(title, total=config.steps, start=done) as bar:
+    last, done = resume_point(run, resume)
+    with track(title, total=config.steps, start=done, console=console()) as bar:
         trainer = SFTTrainer(
             model=model,
             args=_arguments(config, checkpoints, seed),
             train_dataset=dataset,
             processing_class=processor,
             callbacks=[RunLog(run, bar)],
+            peft_config=adapter(config.backbone),  # pyright: ignore[reportArgumentType]
         )
         trainer.remove_callback(PrinterCallback)
         with disk_errors(checkpoints):
-            trainer.train(resume_from_checkpoint=str(last) if last else None)
+            trainer.train(resume_from_checkpoint=last)
+    return trainer
 
 
-def finish(run: Run, model: PreTrainedModel, processor: Any, summary: dict[str, Any]) -> None:
-    """Write `run/model` and the summary; only then the checkpoints go."""
-    with disk_errors(run.path):
-        model.save_pretrained(run.path / "model")
-        processor.save_pretrained(run.path / "model")
-    run.finish(summary)
-    shutil.rmtree(run.path / "trainer", ignore_errors=True)
+def resume_point(run: Run, resume: bool) -> tuple[str | None, int]:
+    """The checkpoint to go on from, if any, and its step; what was recorded after it is forgotten."""
+    last = last_checkpoint(run.path / "trainer") if resume else None
+    done = int(last.name.split("-")[1]) if last else 0
+    if process().is_main_process:
+        run.rewind(done)
+    return (str(last) if last else None), done
+
+
+def finish(run: Run, trainer: Trainer, processor: Any, summary: dict[str, Any]) -> None:
+    """Write `run/model` and the summary; only then the checkpoints go. An adapter is merged into its model."""
+    state = trainer.accelerator.get_state_dict(trainer.model)  # gathered, where processes hold parts of it
+    if process().is_main_process:
+        model: Any = trainer.accelerator.unwrap_model(trainer.model)
+        with disk_errors(run.path):
+            if is_peft_model(model):
+                model.save_pretrained(run.path / "adapter", state_dict=state)
+                base = model.get_base_model()
+                fresh, _ = load_verifier_model(Path(base.name_or_path), dtype=base.dtype)
+                PeftModel.from_pretrained(fresh, run.path / "adapter").merge_and_unload().save_pretrained(
+                    run.path / "model"
+                )
+            else:
+                model.save_pretrained(run.path / "model", state_dict=state)
+            processor.save_pretrained(run.path / "model")
+        run.finish(summary)
+        shutil.rmtree(run.path / "trainer", ignore_errors=True)
+    process().wait_for_everyone()
 
 
 def _arguments(config: SftConfig, out: Path, seed: int) -> SFTConfig:
+    parts = micro_batches(config.batch_size, config.micro_batch or config.batch_size)
     return SFTConfig(
         output_dir=str(out),
         max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=config.batch_size // parts,
+        gradient_accumulation_steps=parts,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=max(1, round(config.warmup_share * config.steps)),
@@ -111,13 +141,10 @@ def _arguments(config: SftConfig, out: Path, seed: int) -> SFTConfig:
         logging_steps=10,
         seed=seed,
         data_seed=seed,
-        bf16=False,
-        gradient_checkpointing=False,
         max_length=None,
         completion_only_loss=True,
         remove_unused_columns=False,
         report_to="none",
         disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
+        **precision(config.backbone),
     )

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from accelerate.utils import is_peft_model
 from torch import Tensor
 from transformers import GenerationConfig
 from trl.trainer.utils import pad, split_pixel_values_by_grid, unsplit_pixel_values_by_grid
@@ -28,6 +30,44 @@ def select_rows(inputs: dict[str, Any], rows: list[int]) -> dict[str, Any]:
         return value[rows] if isinstance(value, Tensor) and value.ndim > 0 and len(value) == total else value
 
     return unsplit_pixel_values_by_grid({key: chosen(value) for key, value in split.items()})
+
+
+_PADDED = {  # which parts of a row are padded: prompts on the left, answers on the right
+    "prompt_ids": (True, False),
+    "prompt_mask": (True, False),
+    "completion_ids": (False, True),
+    "completion_mask": (False, True),
+    "old_per_token_logps": (False, True),
+    "mm_token_type_ids": (True, True),
+}
+
+
+def joined(first: dict[str, Any], second: dict[str, Any], rows: list[int], pad_id: int) -> dict[str, Any]:
+    """Some rows of two TRL batches of as many rows each as one batch; rows of `second` are numbered after `first`'s."""
+    batches: list[dict[str, Any]] = [split_pixel_values_by_grid(batch) for batch in (first, second)]
+    widths = [max(batch[key].shape[1] for batch in batches) for key in ("prompt_ids", "completion_ids")]
+
+    def of(key: str, batch: dict[str, Any]) -> Any:
+        if key not in _PADDED:
+            return batch[key]
+        missing = [width - batch[k].shape[1] for width, k in zip(widths, ("prompt_ids", "completion_ids"), strict=True)]
+        left, right = (by if used else 0 for by, used in zip(missing, _PADDED[key], strict=True))
+        return F.pad(batch[key], (left, right), value=pad_id if key in ("prompt_ids", "completion_ids") else 0)
+
+    total = len(first["num_images"])
+    both: dict[str, Any] = {}
+    for key, value in batches[0].items():
+        if isinstance(value, list) or (isinstance(value, Tensor) and value.ndim > 0 and len(value) == total):
+            parts = [of(key, batch) for batch in batches]
+            both[key] = [*parts[0], *parts[1]] if isinstance(value, list) else torch.cat(parts)
+        else:
+            both[key] = value
+    return select_rows(unsplit_pixel_values_by_grid(both), rows)
+
+
+def without_adapter(model: Any) -> Any:
+    """The model itself where peft wraps it: its layers already hold the adapter, and its attributes are its own."""
+    return model.get_base_model() if is_peft_model(model) else model
 
 
 def padded(rows: dict[str, Any], pad_id: int, device: torch.device) -> dict[str, Any]:

@@ -20,6 +20,7 @@ def load_verifier(
     max_tokens: int = 160,
     batch_size: int = 128,
     decomposer: Decomposer | None = None,
+    checklist: bool = True,
 ) -> Verifier:
     """The verifier in `folder`, tiny or real, on the GPU where there is one.
 
@@ -29,4 +30,11 @@ def load_verifier(
     model, processor = load_verifier_model(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     engine = TransformersEngine(model.to(device).eval(), processor, name=str(folder), batch_size=batch_size)
-    return Verifier(engine, template=template, temperature=temperature, max_tokens=max_tokens, decomposer=decomposer)
+    return Verifier(
+        engine,
+        template=template,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        decomposer=decomposer,
+        checklist=checklist,
+    )

@@ -181,7 +181,7 @@ def build_tiny_qwen(size: TinySize, tokenizer: Any) -> Qwen3VLForConditionalGene
     return model
 
 
-def load_verifier_model(path: str | Path) -> tuple[Any, Any]:
+def load_verifier_model(path: str | Path, dtype: torch.dtype | str = "auto") -> tuple[Any, Any]:
     """Model and processor of a verifier folder (safetensors), tiny or real; `UserError` when it is of another kind."""
     folder = Path(path)
     config = folder / "config.json"
@@ -192,7 +192,7 @@ def load_verifier_model(path: str | Path) -> tuple[Any, Any]:
     kind = json.loads(config.read_text()).get("model_type")
     if kind not in ("qwen3_vl", "qwen2_5_vl", "qwen2_vl"):
         raise UserError(f"{folder} holds a model of type {kind!r}; a verifier is a Qwen-VL model")
-    model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True)
+    model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, dtype=dtype)
     if (folder / "processor_config.json").is_file() and "TinyQwenProcessor" in (
         folder / "processor_config.json"
     ).read_text():

@@ -53,6 +53,7 @@ class Verifier:
         decomposer: asked for the principles of tasks that bring none; once per (picture, instruction) and call. Wrap it
             in `decomposers.cached` to keep them between calls.
         decompose_workers: decompositions in flight at once; more than 1 only for decomposers behind a server.
+        checklist: whether it is asked about principles; without them its trace is a score, and thoughts at most.
 
     Raises:
         UserError: no template or aggregation has that name.
@@ -68,6 +69,7 @@ class Verifier:
         max_tokens: int = 512,
         decomposer: Decomposer | None = None,
         decompose_workers: int = 1,
+        checklist: bool = True,
     ) -> None:
         self._engine = engine
         self._template = template
@@ -78,6 +80,7 @@ class Verifier:
         self._max_tokens = max_tokens
         self._decomposer = decomposer
         self._decompose_workers = max(1, decompose_workers)
+        self._checklist = checklist
 
     def score(self, edits: Sequence[Edit], traces: int = 4, seed: int = 0) -> list[Judgement]:
         """Judge edits, all in one call of the engine.
@@ -114,6 +117,8 @@ class Verifier:
 
     def principles(self, tasks: Sequence[EditTask]) -> list[tuple[Principle, ...] | Failure]:
         """The principles of each task: its own, or the decomposer's, asked once per (picture, instruction)."""
+        if not self._checklist:
+            return [()] * len(tasks)
         keys = [None if task.principles else (image_hash(task.source), task.instruction) for task in tasks]
         unknown = {key: task for key, task in zip(keys, tasks, strict=True) if key is not None}
         if not unknown:

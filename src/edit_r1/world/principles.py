@@ -73,6 +73,12 @@ def frame_evidence(key: str, source: Scene, shown: Scene) -> str:
     return f"{key} {_pair(source.frame(key), shown.frame(key))}"
 
 
+def compare(source: Scene, shown: Scene) -> str:
+    """Every cell and the frame before and after, a line each: what there is to say without any principle."""
+    lines = [cell_evidence(index, source, shown) for index in range(4)]
+    return "\n".join([*lines, *(frame_evidence(key, source, shown) for key in FRAME)])
+
+
 @dataclass(frozen=True)
 class CellShows(Claim):
     """A cell shows a thing with the wanted attributes; no attributes: the cell is empty."""

@@ -1,0 +1,306 @@
+"""The paper's claims 1 to 4 about verifiers, in the built-in world: arms, sizes and seeds in one harness.
+
+Every arm has the same backbone, data and training compute as the one that it is compared with; the compute is counted
+in forward passes of an average row (a backward pass is two of them), as if nothing were cached. Each stage is a run
+directory and each result a file, so that a run of many hours stops and goes on anywhere.
+
+| arm | trained on | compared with |
+|---|---|---|
+| `base` | pretraining alone: it has never judged | all |
+| `direct` | the score alone, asked without principles | `cold_start` (claim 1) |
+| `think` | what there is to see, and the score, asked without principles | `cold_start` (claim 1) |
+| `verify` | checks without evidence, and the score | `cold_start` (claim 1) |
+| `cold_start` | checks with evidence, and the score | |
+| `gcpo` | preference pairs, from the cold start | `cold_start` (claims 2, 3) |
+| `bt_head` | the same pairs, a Bradley-Terry head on the cold start's backbone | `gcpo` (claim 2) |
+| `rule_grpo` | the same pairs, each image by itself, GRPO on a rule, from the cold start | `gcpo` (claim 2) |
+| `dpo` | the same pairs, pairs of traces, DPO from the cold start | `gcpo` (claim 2) |
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from edit_r1 import assets
+from edit_r1.config import Config
+from edit_r1.data.make_world import make_world
+from edit_r1.data.store import JudgedPair, read_edits, read_pairs
+from edit_r1.evaluation.answers import Inquiry, ask, read_answers
+from edit_r1.evaluation.metrics import JudgedTrace, ScoredPair, VerifierMetrics, verifier_metrics
+from edit_r1.evaluation.verifier import judged_traces, scored_pair, scored_pairs
+from edit_r1.files import atomic_write
+from edit_r1.records import Verdict
+from edit_r1.runs.environment import commit
+from edit_r1.stages import (
+    EDITS,
+    HELDOUT_PAIRS,
+    TEST_PAIRS,
+    BradleyTerryConfig,
+    ColdStartConfig,
+    EvaluateConfig,
+    GcpoConfig,
+    PretrainVerifierConfig,
+    TinySize,
+    TraceDpoConfig,
+    TraceForm,
+    WorldConfig,
+)
+from edit_r1.training import bradley_terry, cold_start, gcpo, pretrain_verifier, trace_dpo
+from edit_r1.training.compute import FORWARD_AND_BACKWARD, row_flops, row_tokens
+from edit_r1.verifier.tiny import load_verifier_model
+
+Arm = Literal["base", "direct", "think", "verify", "cold_start", "gcpo", "bt_head", "rule_grpo", "dpo"]
+Size = Literal["s", "m", "l"]
+"""About 1M, 3M and 10M weights; m is the shipped base."""
+_BARE: dict[Arm, TraceForm] = {"direct": "direct", "think": "think", "verify": "verify"}
+_MIDDLE: tuple[Arm, ...] = ("base", "cold_start", "gcpo", *_BARE, "rule_grpo", "dpo", "bt_head")
+_NO_CHECKLIST = ("direct", "think")
+CLAIM: dict[Arm, int] = {
+    "base": 4, "direct": 1, "think": 1, "verify": 1, "cold_start": 1, "gcpo": 2, "bt_head": 2, "rule_grpo": 2, "dpo": 2,
+}  # fmt: skip
+"""The claim of the paper that an arm is there for."""
+_SAMPLE = 64  # rows whose compute is counted
+
+
+class ClaimsConfig(Config):
+    """`[claims]`: which seeds, and what the sizes are."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    s: TinySize = TinySize(hidden=96, layers=3, heads=3, vision_hidden=64, vision_layers=2)
+    l: TinySize = TinySize(hidden=256, layers=6, heads=8, kv_heads=2, vision_hidden=192, vision_layers=4)  # noqa: E741
+    label_noise: tuple[float, ...] = (0.0, 0.2)
+    """Shares of wrong labels, beside the world's own, with which the middle size is trained by GCPO too."""
+
+
+class ClaimsRecipe(Config):
+    """The sections of a recipe that the claims use."""
+
+    claims: ClaimsConfig
+    world: WorldConfig
+    pretrain_verifier: PretrainVerifierConfig
+    cold_start: ColdStartConfig
+    gcpo: GcpoConfig
+    bradley_terry: BradleyTerryConfig
+    trace_dpo: TraceDpoConfig
+    evaluate: EvaluateConfig
+
+
+@dataclass(frozen=True)
+class Job:
+    """One result of the table. `label_noise` is the share of wrong training labels."""
+
+    arm: Arm
+    size: Size
+    seed: int
+    label_noise: float
+
+    def folder(self, out: Path, noise: float) -> Path:
+        """Its place; the world's own `noise` is not in the name."""
+        name = self.arm if self.label_noise == noise else f"{self.arm}_noise{round(100 * self.label_noise)}"
+        return out / self.size / f"seed{self.seed}" / name
+
+
+def plan(config: ClaimsConfig, noise: float) -> list[Job]:
+    """Every result, in the order in which they are best made: seed by seed, what others start from first."""
+    jobs: list[Job] = []
+    for seed in config.seeds:
+        jobs += [Job(arm, "m", seed, noise) for arm in _MIDDLE]
+        jobs += [Job("gcpo", "m", seed, other) for other in config.label_noise]
+    for size in ("s", "l"):
+        jobs += [Job(arm, size, seed, noise) for seed in config.seeds for arm in ("base", "cold_start", "gcpo")]
+    return jobs
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model folder, and what its training took on top of pretraining."""
+
+    model: Path
+    flops: float
+    tokens: float
+
+
+class Harness:
+    """Makes what a job needs, in run directories under `out`; what is done is not done again."""
+
+    def __init__(self, recipe: ClaimsRecipe, out: Path) -> None:
+        self.recipe, self.out = recipe, out
+        self._noise = recipe.world.label_noise
+
+    def run(self, job: Job) -> list[dict[str, Any]]:
+        """The rows of a job, one per split, made now or before."""
+        folder = job.folder(self.out, self._noise)
+        file = folder / "rows.json"
+        if not file.exists():
+            trained = self._train(job, folder)
+            found = self._evaluate(job, folder, trained)
+            atomic_write(file, json.dumps([self._row(job, trained, *one) for one in found], indent=1) + "\n")
+        return json.loads(file.read_text())
+
+    def _row(self, job: Job, trained: Trained, split: str, metrics: VerifierMetrics, written: float) -> dict[str, Any]:
+        revision, changed = commit()
+        return {
+            "claim": CLAIM[job.arm],
+            "arm": job.arm,
+            "size": job.size,
+            "seed": job.seed,
+            "label_noise": job.label_noise,
+            "split": split,
+            **metrics.to_json(),
+            "trace_tokens": written,
+            "tokens": round(trained.tokens),
+            "train_flops": trained.flops,
+            "commit": revision + ("+changes" if changed else ""),
+            "command": " ".join(["edit-r1", *sys.argv[1:]]),
+        }
+
+    def _world(self, seed: int, noise: float) -> Path:
+        """The data of a seed; with other noise than the world's own only training pairs are made."""
+        config, out = self.recipe.world, self.out / "worlds" / f"seed{seed}"
+        if noise != self._noise:
+            few = {"cold_start_edits": 1, "test_pairs": 1, "heldout_pairs": 1}
+            config, out = (
+                config.model_copy(update={"label_noise": noise, **few}),
+                out.with_name(f"{out.name}_noise{noise}"),
+            )
+        make_world(config, out=out, seed=seed, resume=True)
+        return out
+
+    def _base(self, size: Size) -> Path:
+        """The pretrained model of a size; those that are not shipped are trained first, which takes hours."""
+        if size == "m":
+            return assets.VERIFIER
+        sizes = {"s": self.recipe.claims.s, "l": self.recipe.claims.l}
+        config = self.recipe.pretrain_verifier.model_copy(update={"size": sizes[size]})
+        pretrain_verifier.run(config, out=self.out / size / "base", seed=0, resume=True)
+        return self.out / size / "base" / "model"
+
+    def _train(self, job: Job, folder: Path) -> Trained:
+        base = self._base(job.size)
+        if job.arm == "base":
+            return Trained(base, 0.0, 0.0)
+        if job.arm in ("cold_start", *_BARE):
+            return self._supervised(job, folder, base)
+        start = self._train(
+            cold := Job("cold_start", job.size, job.seed, self._noise), cold.folder(self.out, self._noise)
+        )
+        added = self._preferences(job, folder, start)
+        return Trained(added.model, start.flops + added.flops, start.tokens + added.tokens)
+
+    def _lessons(self, job: Job, form: TraceForm) -> list[dict[str, Any]]:
+        edits = islice(read_edits(self._world(job.seed, self._noise) / EDITS), _SAMPLE)
+        return list(cold_start.selected_traces(edits, job.seed, Counter(), form))
+
+    def _supervised(self, job: Job, folder: Path, base: Path) -> Trained:
+        """A cold start of some form: as much compute as the full one has, so more steps on shorter texts."""
+        model, processor = load_verifier_model(base)
+        lessons = self._lessons(job, form := _BARE.get(job.arm, "full"))
+        cost = row_flops(model, processor, lessons)
+        full = row_flops(model, processor, self._lessons(job, "full"))
+        config = self.recipe.cold_start
+        config = config.model_copy(update={"form": form, "steps": round(config.steps * full / cost)})
+        data = self._world(job.seed, self._noise)
+        cold_start.run(config, data=data, model=base, out=folder, seed=job.seed, resume=True)
+        rows = config.steps * config.batch_size
+        return Trained(folder / "model", FORWARD_AND_BACKWARD * cost * rows, row_tokens(processor, lessons) * rows)
+
+    def _preferences(self, job: Job, folder: Path, start: Trained) -> Trained:
+        """Training on pairs, from the cold start. GCPO's compute is what the others get."""
+        model, processor = load_verifier_model(start.model)
+        lessons = self._lessons(job, "full")
+        asked = [{key: value for key, value in row.items() if key != "completion"} for row in lessons]
+        cost, prompt_cost = row_flops(model, processor, lessons), row_flops(model, processor, asked)
+        config = self.recipe.gcpo
+        drawn = config.steps // config.updates_per_batch * config.pairs_per_step * 2 * config.traces
+        budget = cost * drawn * (1 + FORWARD_AND_BACKWARD * config.updates_per_batch)
+        rest: dict[str, Any] = {
+            "data": self._world(job.seed, job.label_noise), "model": start.model, "out": folder,
+            "seed": job.seed, "resume": True,
+        }  # fmt: skip
+        if job.arm == "bt_head":
+            bradley = self.recipe.bradley_terry
+            steps = round(budget / (FORWARD_AND_BACKWARD * prompt_cost * 2 * bradley.pairs_per_step))
+            bradley_terry.run(bradley.model_copy(update={"steps": steps}), **rest)
+            tokens = row_tokens(processor, asked) * 2 * bradley.pairs_per_step * steps
+        elif job.arm == "dpo":
+            dpo = self.recipe.trace_dpo
+            written = 2 * self.recipe.world.train_pairs * dpo.traces
+            steps = round((budget / cost - written) / ((1 + FORWARD_AND_BACKWARD) * 2 * dpo.batch_size))
+            trace_dpo.run(dpo.model_copy(update={"steps": steps}), **rest)
+            tokens = row_tokens(processor, lessons) * (written + 2 * dpo.batch_size * steps)
+        else:
+            rule = {"reward": "pointwise", "scale_rewards": "group"} if job.arm == "rule_grpo" else {}
+            gcpo.run(config.model_copy(update=rule), **rest)
+            tokens = row_tokens(processor, lessons) * drawn
+        return Trained(folder / "model", budget, tokens)
+
+    def _evaluate(self, job: Job, folder: Path, trained: Trained) -> list[tuple[str, VerifierMetrics, float]]:
+        """The metrics and the mean number of tokens of a trace, for each split."""
+        config, data = self.recipe.evaluate, self._world(job.seed, self._noise)
+        found: list[tuple[str, VerifierMetrics, float]] = []
+        for split, name, most in (
+            (self.recipe.world.split, TEST_PAIRS, config.pairs),
+            ("heldout", HELDOUT_PAIRS, config.heldout_pairs),
+        ):
+            count = min(most, config.base_pairs) if job.arm == "base" else most
+            pairs = list(islice(read_pairs(data / name), count))
+            if job.arm == "bt_head":
+                metrics = verifier_metrics(_judged(trained.model, pairs), [], traces_per_edit=0)
+                found.append((split, metrics, 0.0))
+                continue
+            journal = folder / f"traces_{split}.jsonl"
+            inquiry = Inquiry(trained.model, data / name, len(pairs), journal, job.arm not in _NO_CHECKLIST)
+            ask([inquiry], config, job.seed)
+            answers = read_answers(inquiry, pairs)
+            traces = list(judged_traces(pairs, answers))
+            metrics = verifier_metrics(scored_pairs(pairs, answers), traces, traces_per_edit=config.traces)
+            found.append((split, metrics, _trace_tokens(trained.model, traces)))
+        return found
+
+
+def _judged(model: Path, pairs: Sequence[JudgedPair]) -> list[ScoredPair]:
+    """Pairs with the scores of a Bradley-Terry head."""
+    scores = bradley_terry.score(model, [e for p in pairs for e in (p.preference.first, p.preference.second)])
+    return [
+        scored_pair(pair, *both) for pair, both in zip(pairs, zip(scores[::2], scores[1::2], strict=True), strict=True)
+    ]
+
+
+def _trace_tokens(model: Path, traces: Sequence[JudgedTrace]) -> float:
+    tokenizer = load_verifier_model(model)[1].tokenizer
+    texts = [t.verdict.trace if isinstance(t.verdict, Verdict) else t.verdict.text for t in traces]
+    return sum(len(ids) for ids in tokenizer(texts)["input_ids"]) / len(texts)
+
+
+def run(
+    recipe: ClaimsRecipe, *, out: Path, results: Path, seeds: Sequence[int], arms: Sequence[str], sizes: Sequence[str]
+) -> list[Job]:
+    """Make the chosen jobs that are missing, and write every row there is to `results`; returns what is still missing.
+
+    Several processes may share `out` as long as they choose different seeds or sizes; of them, the sizes that are not
+    shipped need a base, which only one process may train.
+    """
+    harness = Harness(recipe, out)
+    jobs = plan(recipe.claims, recipe.world.label_noise)
+    for job in jobs:
+        if job.seed in seeds and job.arm in arms and job.size in sizes:
+            harness.run(job)
+            collect(recipe, out, results)
+    return collect(recipe, out, results)
+
+
+def collect(recipe: ClaimsRecipe, out: Path, results: Path) -> list[Job]:
+    """Write the rows of every finished job to `results`; returns the jobs that are not."""
+    noise = recipe.world.label_noise
+    files = {job: job.folder(out, noise) / "rows.json" for job in plan(recipe.claims, noise)}
+    rows = [row for file in files.values() if file.exists() for row in json.loads(file.read_text())]
+    results.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(results, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    return [job for job, file in files.items() if not file.exists()]

@@ -1,0 +1,54 @@
+"""The weights that verifier training starts from, tiny or real: how they are loaded, adapted and computed with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+
+from edit_r1.stages import BackboneConfig
+from edit_r1.verifier.tiny import load_verifier_model
+
+
+def load_backbone(path: Path, config: BackboneConfig) -> tuple[Any, Any]:
+    """Model and processor of a verifier folder, ready for a trainer. `UserError` when it is of another kind.
+
+    Weights that are trained are held in float32, whatever is computed in: their updates are too small for bfloat16.
+    """
+    frozen_in_bf16 = config.bf16 and config.lora_rank > 0
+    model, processor = load_verifier_model(path, dtype=torch.bfloat16 if frozen_in_bf16 else torch.float32)
+    if config.max_pixels is not None:
+        processor.image_processor.max_pixels = config.max_pixels
+        processor.image_processor.size["longest_edge"] = config.max_pixels
+    return model, processor
+
+
+def adapter(config: BackboneConfig) -> LoraConfig | None:
+    """LoRA on every linear layer of the language model; None where all weights are trained."""
+    if config.lora_rank == 0:
+        return None
+    return LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
+        task_type="CAUSAL_LM",
+    )
+
+
+def precision(config: BackboneConfig) -> dict[str, Any]:
+    """The arguments of a transformers trainer that say what is computed in, and where."""
+    gpu = torch.cuda.is_available()
+    return {
+        "bf16": config.bf16,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "use_cpu": not gpu,
+        "dataloader_pin_memory": gpu,
+    }
+
+
+def micro_batches(rows: int, most: int) -> int:
+    """Into how many equal parts `rows` are cut so that none is larger than `most`."""
+    return next(k for k in range(1, rows + 1) if rows % k == 0 and rows // k <= most)
