@@ -5,7 +5,7 @@ This file imports nothing heavy, so that a mistake in a recipe is reported befor
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -309,3 +309,33 @@ class PretrainEditorConfig(Config):
     checkpoint_every: int = Field(default=250, ge=1)
     evaluation_tasks: int = Field(default=100, ge=1)
     test_tasks: int = Field(default=400, ge=1)
+
+
+Arm = Literal["base", "direct", "think", "verify", "cold_start", "gcpo", "bt_head", "rule_grpo", "dpo"]
+Size = Literal["s", "m", "l"]
+"""About 1M, 3M and 10M weights; m is the shipped base."""
+ARMS: tuple[Arm, ...] = get_args(Arm)
+SIZES: tuple[Size, ...] = get_args(Size)
+
+
+class ClaimsConfig(Config):
+    """`[claims]`: which seeds, and what the sizes are."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    s: TinySize = TinySize(hidden=96, layers=3, heads=3, vision_hidden=64, vision_layers=2)
+    l: TinySize = TinySize(hidden=256, layers=6, heads=8, kv_heads=2, vision_hidden=192, vision_layers=4)  # noqa: E741
+    label_noise: tuple[float, ...] = (0.0, 0.2)
+    """Shares of wrong labels, beside the world's own, with which the middle size is trained by GCPO too."""
+
+
+class ClaimsRecipe(Config):
+    """The sections of a recipe that the claims use."""
+
+    claims: ClaimsConfig
+    world: WorldConfig
+    pretrain_verifier: PretrainVerifierConfig
+    cold_start: ColdStartConfig
+    gcpo: GcpoConfig
+    bradley_terry: BradleyTerryConfig
+    trace_dpo: TraceDpoConfig
+    evaluate: EvaluateConfig

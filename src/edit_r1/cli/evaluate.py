@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from edit_r1.cli.options import (
     model_folder,
     world_folder,
 )
+from edit_r1.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="Measure a verifier or an editor on held-out data.")
 
@@ -93,3 +95,61 @@ def editor(
     from edit_r1.evaluation.editor import run
 
     run(config, data=data, model=model, verifier=verifier, out=out, seed=seed, resume=resume)
+
+
+@app.command(
+    "claims",
+    epilog=examples(
+        "edit-r1 evaluate claims --missing                     (what is there, and what is not)",
+        "edit-r1 evaluate claims --seeds 0 --arms cold_start,gcpo",
+        "edit-r1 evaluate claims --sizes s,l",
+    ),
+)
+def claims(
+    preset: Preset = "claims",
+    overrides: Overrides = None,
+    out: Out = Path("runs/claims"),
+    results: Annotated[
+        Path, typer.Option("--results", metavar="FILE", help="The table of every result so far, as JSON.")
+    ] = Path("results/verifier_claims.json"),
+    seeds: Annotated[str | None, typer.Option("--seeds", metavar="LIST", help="Only these seeds, as in 0,1.")] = None,
+    arms: Annotated[
+        str | None, typer.Option("--arms", metavar="LIST", help="Only these arms, as in cold_start,gcpo.")
+    ] = None,
+    sizes: Annotated[str | None, typer.Option("--sizes", metavar="LIST", help="Only these sizes, as in s,m.")] = None,
+    missing: Annotated[bool, typer.Option("--missing", help="Make nothing; print what is missing.")] = False,
+) -> None:
+    """Compare the verifier with what it claims to be better than: arms, sizes and seeds (paper, claims 1 to 4).
+
+    What is done is not done again, so that the table may grow over many sessions; it goes on where it stopped.
+    """
+    from edit_r1.config import load_recipe
+    from edit_r1.stages import ARMS, SIZES, ClaimsRecipe
+
+    recipe = load_recipe(ClaimsRecipe, preset, overrides or [])
+    wanted = {
+        name: _chosen(name, given, known)
+        for name, given, known in (
+            ("--seeds", seeds, [str(seed) for seed in recipe.claims.seeds]),
+            ("--arms", arms, ARMS),
+            ("--sizes", sizes, SIZES),
+        )
+    }
+    from edit_r1.evaluation.claims import collect, run
+
+    if not missing:
+        chosen = {int(seed) for seed in wanted["--seeds"]}
+        run(recipe, out=out, results=results, seeds=chosen, arms=wanted["--arms"], sizes=wanted["--sizes"])
+    left = collect(recipe, out, results)
+    for job in left:
+        typer.echo(f"missing: {job.arm} of size {job.size}, seed {job.seed}, label noise {job.label_noise}")
+    typer.echo(f"{results}: {len(left)} results are missing" if left else f"{results}: complete")
+
+
+def _chosen(option: str, given: str | None, known: Sequence[str]) -> list[str]:
+    """The items of a list with commas; all that are known where none is given."""
+    names = list(known) if given is None else [name.strip() for name in given.split(",")]
+    for name in names:
+        if name not in known:
+            raise UserError(f"{option} {name}: choose from {', '.join(known)}")
+    return names

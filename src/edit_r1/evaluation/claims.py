@@ -22,14 +22,13 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edit_r1 import assets
-from edit_r1.config import Config
 from edit_r1.data.make_world import make_world
 from edit_r1.data.store import JudgedPair, read_edits, read_pairs
 from edit_r1.evaluation.answers import Inquiry, ask, read_answers
@@ -42,23 +41,16 @@ from edit_r1.stages import (
     EDITS,
     HELDOUT_PAIRS,
     TEST_PAIRS,
-    BradleyTerryConfig,
-    ColdStartConfig,
-    EvaluateConfig,
-    GcpoConfig,
-    PretrainVerifierConfig,
-    TinySize,
-    TraceDpoConfig,
+    Arm,
+    ClaimsConfig,
+    ClaimsRecipe,
+    Size,
     TraceForm,
-    WorldConfig,
 )
 from edit_r1.training import bradley_terry, cold_start, gcpo, pretrain_verifier, trace_dpo
 from edit_r1.training.compute import FORWARD_AND_BACKWARD, row_flops, row_tokens
 from edit_r1.verifier.tiny import load_verifier_model
 
-Arm = Literal["base", "direct", "think", "verify", "cold_start", "gcpo", "bt_head", "rule_grpo", "dpo"]
-Size = Literal["s", "m", "l"]
-"""About 1M, 3M and 10M weights; m is the shipped base."""
 _BARE: dict[Arm, TraceForm] = {"direct": "direct", "think": "think", "verify": "verify"}
 _MIDDLE: tuple[Arm, ...] = ("base", "cold_start", "gcpo", *_BARE, "rule_grpo", "dpo", "bt_head")
 _NO_CHECKLIST = ("direct", "think")
@@ -67,29 +59,6 @@ CLAIM: dict[Arm, int] = {
 }  # fmt: skip
 """The claim of the paper that an arm is there for."""
 _SAMPLE = 64  # rows whose compute is counted
-
-
-class ClaimsConfig(Config):
-    """`[claims]`: which seeds, and what the sizes are."""
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    s: TinySize = TinySize(hidden=96, layers=3, heads=3, vision_hidden=64, vision_layers=2)
-    l: TinySize = TinySize(hidden=256, layers=6, heads=8, kv_heads=2, vision_hidden=192, vision_layers=4)  # noqa: E741
-    label_noise: tuple[float, ...] = (0.0, 0.2)
-    """Shares of wrong labels, beside the world's own, with which the middle size is trained by GCPO too."""
-
-
-class ClaimsRecipe(Config):
-    """The sections of a recipe that the claims use."""
-
-    claims: ClaimsConfig
-    world: WorldConfig
-    pretrain_verifier: PretrainVerifierConfig
-    cold_start: ColdStartConfig
-    gcpo: GcpoConfig
-    bradley_terry: BradleyTerryConfig
-    trace_dpo: TraceDpoConfig
-    evaluate: EvaluateConfig
 
 
 @dataclass(frozen=True)
@@ -280,9 +249,15 @@ def _trace_tokens(model: Path, traces: Sequence[JudgedTrace]) -> float:
 
 
 def run(
-    recipe: ClaimsRecipe, *, out: Path, results: Path, seeds: Sequence[int], arms: Sequence[str], sizes: Sequence[str]
-) -> list[Job]:
-    """Make the chosen jobs that are missing, and write every row there is to `results`; returns what is still missing.
+    recipe: ClaimsRecipe,
+    *,
+    out: Path,
+    results: Path,
+    seeds: Collection[int],
+    arms: Collection[str],
+    sizes: Collection[str],
+) -> None:
+    """Make the chosen jobs that are missing, and write every row there is to `results` after each of them.
 
     Several processes may share `out` as long as they choose different seeds or sizes; of them, the sizes that are not
     shipped need a base, which only one process may train.
@@ -293,7 +268,6 @@ def run(
         if job.seed in seeds and job.arm in arms and job.size in sizes:
             harness.run(job)
             collect(recipe, out, results)
-    return collect(recipe, out, results)
 
 
 def collect(recipe: ClaimsRecipe, out: Path, results: Path) -> list[Job]:

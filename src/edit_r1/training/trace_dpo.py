@@ -17,6 +17,7 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from edit_r1.data.store import read_pairs
+from edit_r1.errors import UserError
 from edit_r1.files import disk_errors
 from edit_r1.records import Failure
 from edit_r1.runs.progress import track
@@ -39,7 +40,9 @@ def trace_pair(rewards: Sequence[float]) -> tuple[int, int] | None:
     return None if rewards[best] == rewards[worst] else (best, worst)
 
 
-def sampled_pairs(engine: TransformersEngine, rows: Sequence[dict[str, Any]], config: TraceDpoConfig, seed: int) -> Any:
+def sampled_pairs(
+    engine: TransformersEngine, rows: Sequence[dict[str, Any]], config: TraceDpoConfig, seed: int
+) -> list[dict[str, Any]]:
     """Preference rows of TRL's DPO (images, prompt, chosen, rejected) from the traces of winners and losers."""
     made: list[dict[str, Any]] = []
     with track("Traces", total=len(rows) // 2, console=console()) as bar:
@@ -82,7 +85,10 @@ def run(config: TraceDpoConfig, *, data: Path, model: Path, out: Path, seed: int
         rows = list(pair_rows(read_pairs(data / TRAIN_PAIRS), 0, config.backbone.template, gold=False))
         engine = TransformersEngine(policy, processor, name=str(model), batch_size=128)
         with disk_errors(out):
-            Dataset.from_list(sampled_pairs(engine, rows, config, seed)).save_to_disk(out / "traces.partial")
+            made = sampled_pairs(engine, rows, config, seed)
+            if not made:
+                raise UserError(f"no image has two traces of different reward: give --model {model} a cold start first")
+            Dataset.from_list(made).save_to_disk(out / "traces.partial")
             (out / "traces.partial").rename(out / "traces")
     dataset = load_from_disk(str(out / "traces"))
     last, done = resume_point(folder, resume)
