@@ -181,8 +181,12 @@ class GcpoTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         # A trace with advantage 0 adds nothing to the loss or its gradient, for there is no KL term; many have it, in
         # pairs that are already told apart, or not at all. Leaving them out is exact and saves their passes.
-        rows = inputs["advantages"].nonzero().flatten().tolist() or [0]
-        return super()._compute_loss(model, select_rows(inputs, rows)) * (len(rows) / len(inputs["advantages"]))
+        # Every process passes as many, for TRL gathers what it measures of them.
+        advantages: Tensor = inputs["advantages"]
+        counts: Any = self.accelerator.gather(advantages.count_nonzero())
+        most = max(1, int(counts.max()))
+        rows = sorted(advantages.abs().argsort(descending=True, stable=True)[:most].tolist())
+        return super()._compute_loss(model, select_rows(inputs, rows)) * (most / len(advantages))
 
 
 def _signal(batch: dict[str, Any], rows: int) -> Tensor:

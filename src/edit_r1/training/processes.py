@@ -26,6 +26,12 @@ def open_run(path: Path, config: BaseModel, resume: bool, inputs: Mapping[str, A
         return Run.open(path, config, resume, inputs=inputs) if here.is_main_process else Run(path)
 
 
+def leave() -> None:
+    """The end of a run: wait for the others and part from them, for a process that just ends may abort the rest."""
+    process().wait_for_everyone()
+    process().destroy_process_group()
+
+
 def console() -> Console | None:
     """Where `track` shows progress: nowhere but in the first process."""
     return None if process().is_main_process else Console(quiet=True)

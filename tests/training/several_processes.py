@@ -1,0 +1,41 @@
+"""Not a test: one run of GCPO with scripted traces, to be started by torchrun in as many processes as are wanted.
+
+python -m torch.distributed.run --standalone --nproc_per_node 2 several_processes.py DATA MODEL OUT PAIRS
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edit_r1.records import Provenance, Verdict
+from edit_r1.stages import GcpoConfig
+from edit_r1.training import gcpo
+from edit_r1.verifier.verifier import Completion
+
+TRACES = 4
+
+
+def written(self: gcpo.GcpoTrainer, prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
+    """Traces that depend on the prompt and on their place in the group alone, in place of the model's."""
+    ends = self._tokenizer.eos_token_id
+    rows = [torch.Generator().manual_seed(sum(ids) + row % TRACES) for row, ids in enumerate(prompt_ids)]
+    return [[*torch.randint(10, 200, (4 + i % TRACES % 3,), generator=g).tolist(), ends] for i, g in enumerate(rows)], None
+
+
+def judge(completion: Completion, questions: list[str]) -> Verdict:
+    """A score that depends on the trace alone."""
+    return Verdict((), float(sum(map(ord, completion.text)) % 11), completion.text, Provenance("", "", "", "", 0))
+
+
+if __name__ == "__main__":
+    data, model, out = (Path(name) for name in sys.argv[1:4])
+    gcpo.GcpoTrainer._generate_single_turn = written
+    gcpo.trace_verdict = judge
+    config = GcpoConfig(
+        steps=2, pairs_per_step=int(sys.argv[4]), traces=TRACES, micro_batch=8, max_tokens=8, probe_every=50
+    )
+    gcpo.run(config, data=data, model=model, out=out, seed=0, resume=False)
