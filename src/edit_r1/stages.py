@@ -241,6 +241,17 @@ class EvaluateConfig(Config):
     examples: int = Field(default=8, gt=0)
 
 
+class CalibrationConfig(Config):
+    """`[calibration]`: what more traces buy."""
+
+    pairs: int = Field(default=300, gt=0)
+    traces: tuple[int, ...] = (1, 2, 4, 8)
+    """Numbers of traces per edit; the largest is drawn, and its first ones are the others."""
+    temperature: float = Field(default=1.0, gt=0)
+    max_tokens: int = Field(default=160, gt=0)
+    batch_size: int = Field(default=128, gt=0)
+
+
 class TinySize(Config):
     """Size of a tiny verifier; the classes are those of Qwen3-VL."""
 

@@ -23,7 +23,9 @@ def written(self: gcpo.GcpoTrainer, prompt_ids: list[list[int]], *_: Any, **__: 
     """Traces that depend on the prompt and on their place in the group alone, in place of the model's."""
     ends = self._tokenizer.eos_token_id
     rows = [torch.Generator().manual_seed(sum(ids) + row % TRACES) for row, ids in enumerate(prompt_ids)]
-    return [[*torch.randint(10, 200, (4 + i % TRACES % 3,), generator=g).tolist(), ends] for i, g in enumerate(rows)], None
+    return [
+        [*torch.randint(10, 200, (4 + i % TRACES % 3,), generator=g).tolist(), ends] for i, g in enumerate(rows)
+    ], None
 
 
 def judge(completion: Completion, questions: list[str]) -> Verdict:

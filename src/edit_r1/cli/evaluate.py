@@ -98,6 +98,40 @@ def editor(
 
 
 @app.command(
+    "calibration",
+    epilog=examples("edit-r1 evaluate calibration --model runs/demo/gcpo --data runs/demo/world"),
+)
+def calibration(
+    preset: Preset = "default",
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    out: Out = Path("runs/calibration"),
+    resume: Resume = False,
+    data: Data = Path("runs/world"),
+    model: VerifierModel = None,
+) -> None:
+    """Tell what more traces buy: accuracy, ties and spread against the number of traces and of tokens written."""
+    from edit_r1.config import load_recipe
+    from edit_r1.stages import TEST_PAIRS, CalibrationConfig
+
+    config = load_recipe(CalibrationConfig, preset, overrides or [], section="calibration")
+    world_folder(data, TEST_PAIRS)
+    if model is not None:
+        model = model_folder(model, "--model", VERIFIER_MEND)
+
+    from edit_r1.evaluation.calibration import run
+
+    typer.echo("score     traces  tokens  accuracy  ties half      95%       ties  spread  points/1000 tokens")
+    for r in run(config, data=data, model=model, out=out, seed=seed, resume=resume):
+        spread = "     –" if r.spread is None else f"{r.spread:6.2f}"
+        low, high = (100 * bound for bound in r.ci95)
+        typer.echo(
+            f"{r.score:<9} {r.traces:6d} {r.tokens:7.0f} {100 * r.pairwise_accuracy:8.1f}% {100 * r.tie_half:9.1f}%"
+            f" {low:6.1f}-{high:.1f} {100 * r.tie_rate:7.1f}% {spread} {r.gain_per_1000_tokens:19.1f}"
+        )
+
+
+@app.command(
     "claims",
     epilog=examples(
         "edit-r1 evaluate claims --missing                     (what is there, and what is not)",

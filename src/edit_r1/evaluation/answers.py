@@ -25,6 +25,7 @@ from edit_r1.records import Failure, Principle, Provenance, Verdict
 from edit_r1.runs.progress import Tracker, silence_libraries, track
 from edit_r1.stages import EvaluateConfig
 from edit_r1.verifier.local import load_verifier
+from edit_r1.verifier.tiny import load_verifier_model
 from edit_r1.verifier.trace import parse_trace
 from edit_r1.verifier.verifier import Judgement
 
@@ -37,7 +38,7 @@ _READ_BACK = Provenance("journal", "", "", "", 0)
 class Inquiry:
     """One verifier, the pairs that it is asked about (the first `count` of a data set), and the journal.
 
-    `checklist` is off for a verifier that is asked without principles.
+    `checklist` is off for a verifier that is asked without principles; `aggregate` makes a number of a trace.
     """
 
     model: Path
@@ -45,6 +46,7 @@ class Inquiry:
     count: int
     journal: Path
     checklist: bool = True
+    aggregate: str = "model"
 
     def lines(self) -> list[str]:
         """What the journal has of whole chunks; all of them when it is complete."""
@@ -55,10 +57,11 @@ class Inquiry:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a verifier said of one edit: the mean score of its readable traces, and the traces."""
+    """What a verifier said of one edit: the mean score of its readable traces, the traces, and the score of each."""
 
     score: float | None
     verdicts: tuple[Verdict | Failure, ...]
+    scores: tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ def _judge(
         max_tokens=config.max_tokens,
         batch_size=config.batch_size,
         checklist=inquiry.checklist,
+        aggregate=inquiry.aggregate,
     )
     pairs = [pair.preference for pair in islice(read_pairs(inquiry.pairs), inquiry.count)]
     with disk_errors(inquiry.journal):
@@ -146,11 +150,18 @@ def read_answers(inquiry: Inquiry, pairs: Sequence[JudgedPair]) -> list[Answers]
     return [Answers(_from_json(row["first"], asked), _from_json(row["second"], asked)) for row, asked in rows]
 
 
+def trace_tokens(model: Path, verdicts: Sequence[Verdict | Failure]) -> float:
+    """Mean length of traces in tokens of the model in this folder."""
+    tokenizer = load_verifier_model(model)[1].tokenizer
+    texts = [verdict.text if isinstance(verdict, Failure) else verdict.trace for verdict in verdicts]
+    return sum(len(ids) for ids in tokenizer(texts)["input_ids"]) / len(texts)
+
+
 def _to_json(judgement: Judgement) -> dict[str, Any]:
     traces = [
         {"failure": v.kind, "text": v.text} if isinstance(v, Failure) else {"text": v.trace} for v in judgement.verdicts
     ]
-    return {"score": judgement.score, "traces": traces}
+    return {"score": judgement.score, "scores": judgement.scores, "traces": traces}
 
 
 def _from_json(entry: Mapping[str, Any], asked: Sequence[Principle]) -> Answer:
@@ -160,4 +171,4 @@ def _from_json(entry: Mapping[str, Any], asked: Sequence[Principle]) -> Answer:
         else parse_trace(trace["text"], asked, _READ_BACK)
         for trace in entry["traces"]
     )
-    return Answer(entry["score"], verdicts)
+    return Answer(entry["score"], verdicts, tuple(entry["scores"]))

@@ -31,11 +31,10 @@ from typing import Any
 from edit_r1 import assets
 from edit_r1.data.make_world import make_world
 from edit_r1.data.store import JudgedPair, read_edits, read_pairs
-from edit_r1.evaluation.answers import Inquiry, ask, read_answers
-from edit_r1.evaluation.metrics import JudgedTrace, ScoredPair, VerifierMetrics, verifier_metrics
+from edit_r1.evaluation.answers import Inquiry, ask, read_answers, trace_tokens
+from edit_r1.evaluation.metrics import ScoredPair, VerifierMetrics, verifier_metrics
 from edit_r1.evaluation.verifier import judged_traces, scored_pair, scored_pairs
 from edit_r1.files import atomic_write
-from edit_r1.records import Verdict
 from edit_r1.runs.environment import commit
 from edit_r1.stages import (
     EDITS,
@@ -230,7 +229,7 @@ class Harness:
             answers = read_answers(inquiry, pairs)
             traces = list(judged_traces(pairs, answers))
             metrics = verifier_metrics(scored_pairs(pairs, answers), traces, traces_per_edit=config.traces)
-            found.append((split, metrics, _trace_tokens(trained.model, traces)))
+            found.append((split, metrics, trace_tokens(trained.model, [trace.verdict for trace in traces])))
         return found
 
 
@@ -240,12 +239,6 @@ def _judged(model: Path, pairs: Sequence[JudgedPair]) -> list[ScoredPair]:
     return [
         scored_pair(pair, *both) for pair, both in zip(pairs, zip(scores[::2], scores[1::2], strict=True), strict=True)
     ]
-
-
-def _trace_tokens(model: Path, traces: Sequence[JudgedTrace]) -> float:
-    tokenizer = load_verifier_model(model)[1].tokenizer
-    texts = [t.verdict.trace if isinstance(t.verdict, Verdict) else t.verdict.text for t in traces]
-    return sum(len(ids) for ids in tokenizer(texts)["input_ids"]) / len(texts)
 
 
 def run(

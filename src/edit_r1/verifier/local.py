@@ -21,6 +21,7 @@ def load_verifier(
     batch_size: int = 128,
     decomposer: Decomposer | None = None,
     checklist: bool = True,
+    aggregate: str = "model",
 ) -> Verifier:
     """The verifier in `folder`, tiny or real, on the GPU where there is one.
 
@@ -29,7 +30,13 @@ def load_verifier(
     """
     model, processor = load_verifier_model(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    engine = TransformersEngine(model.to(device).eval(), processor, name=str(folder), batch_size=batch_size)
+    engine = TransformersEngine(
+        model.to(device).eval(),
+        processor,
+        name=str(folder),
+        batch_size=batch_size,
+        score_probs=aggregate == "expected",
+    )
     return Verifier(
         engine,
         template=template,
@@ -37,4 +44,5 @@ def load_verifier(
         max_tokens=max_tokens,
         decomposer=decomposer,
         checklist=checklist,
+        aggregate=aggregate,
     )

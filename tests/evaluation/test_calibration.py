@@ -1,0 +1,72 @@
+"""What more traces buy: by hand, and through the real CLI."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tests.training.tiny_run import tiny_verifier, tiny_world
+from typer.testing import CliRunner
+
+from edit_r1.cli.main import app
+from edit_r1.data.store import JudgedPair
+from edit_r1.evaluation.answers import Answer, Answers
+from edit_r1.evaluation.calibration import row, written_scores
+from edit_r1.records import Edit, EditTask, Failure, Preference, Provenance, Verdict
+
+
+def answer(written: list[float | None], expected: list[float | None]) -> Answer:
+    """Traces with these written and expected scores; None is a Failure."""
+    unknown = Provenance("", "", "", "", 0)
+    verdicts = [Failure("empty", "") if score is None else Verdict((), score, "", unknown) for score in written]
+    return Answer(None, tuple(verdicts), tuple(expected))
+
+
+def pair(colour: str) -> JudgedPair:
+    """A preference for the first edit of a task whose source has this colour."""
+    task = EditTask(Image.new("RGB", (4, 4), colour), "x", "add")
+    edit = Edit(task, task.source, "", 0)
+    return JudgedPair(Preference(task, edit, edit, "first", ""))
+
+
+def test_rows_by_hand() -> None:
+    """Two pairs, in both of which the first edit is preferred.
+
+    One trace: 7 against 7 is a tie, 2 against a Failure is one too: 0 right, ties half 0.5, no spread.
+    Two traces: (7 + 8)/2 against (7 + 5)/2 is right, (2 + 4)/2 against 9 is wrong: 0.5 and 0.5. Spreads are
+    |8 - 7|/sqrt 2, 2/sqrt 2 and 2/sqrt 2 (one readable trace has none): their mean is 5/(3 sqrt 2).
+    """
+    pairs = [pair("red"), pair("blue")]
+    answers = [
+        Answers(answer([7, 8], [7.5, 7.5]), answer([7, 5], [6.5, 6.5])),
+        Answers(answer([2, 4], [3, 3]), answer([None, 9], [None, 2])),
+    ]
+    one = row("model", pairs, answers, written_scores, 1, tokens=50)
+    assert (one.pairwise_accuracy, one.tie_half, one.tie_rate, one.spread, one.tokens) == (0, 0.5, 1, None, 50)
+    assert one.gain_per_1000_tokens == 0
+    two = row("model", pairs, answers, written_scores, 2, tokens=50)
+    assert (two.pairwise_accuracy, two.tie_half, two.tie_rate, two.tokens) == (0.5, 0.5, 0, 100)
+    assert two.spread == pytest.approx(5 / (3 * 2**0.5))
+    # The expected scores order both pairs with one readable trace each: 50 points above a coin for 100 tokens.
+    expected = row("expected", pairs, answers, lambda side: side.scores, 2, tokens=50)
+    assert expected.pairwise_accuracy == expected.tie_half == 1
+    assert expected.gain_per_1000_tokens == pytest.approx(500)
+
+
+def test_the_command_measures_resumes_and_prints(tmp_path: Path) -> None:
+    """A random verifier writes nothing readable: every row is a tie at a coin's 50%, and nothing is made up."""
+    data, model, out = tiny_world(tmp_path), tiny_verifier(tmp_path), tmp_path / "calibration"
+    arguments = ["evaluate", "calibration", "--preset", "smoke", "--set", "max_tokens=6"]
+    arguments += ["--data", str(data), "--model", str(model), "--out", str(out)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    rows = json.loads((out / "calibration.json").read_text())
+    names = [(r["score"], r["traces"]) for r in rows]
+    assert names == [("greedy", 1), ("model", 1), ("expected", 1), ("model", 2), ("expected", 2)]
+    assert all(r["tie_half"] == 0.5 and r["tie_rate"] == 1 for r in rows)
+    assert rows[3]["tokens"] == 2 * rows[1]["tokens"] > 0
+    again = CliRunner().invoke(app, [*arguments, "--resume"])
+    assert again.exit_code == 0
+    assert json.loads((out / "calibration.json").read_text()) == rows
