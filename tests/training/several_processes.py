@@ -23,9 +23,8 @@ def written(self: gcpo.GcpoTrainer, prompt_ids: list[list[int]], *_: Any, **__: 
     """Traces that depend on the prompt and on their place in the group alone, in place of the model's."""
     ends = self._tokenizer.eos_token_id
     rows = [torch.Generator().manual_seed(sum(ids) + row % TRACES) for row, ids in enumerate(prompt_ids)]
-    return [
-        [*torch.randint(10, 200, (4 + i % TRACES % 3,), generator=g).tolist(), ends] for i, g in enumerate(rows)
-    ], None
+    texts = [torch.randint(10, 200, (4 + i % TRACES % 3,), generator=g).tolist() for i, g in enumerate(rows)]
+    return [[*text, ends] for text in texts], None
 
 
 def judge(completion: Completion, questions: list[str]) -> Verdict:
@@ -33,11 +32,13 @@ def judge(completion: Completion, questions: list[str]) -> Verdict:
     return Verdict((), float(sum(map(ord, completion.text)) % 11), completion.text, Provenance("", "", "", "", 0))
 
 
+def settings(pairs: int) -> GcpoConfig:
+    """Two steps of so many pairs on each process."""
+    return GcpoConfig(steps=2, pairs_per_step=pairs, traces=TRACES, micro_batch=8, max_tokens=8, probe_every=50)
+
+
 if __name__ == "__main__":
     data, model, out = (Path(name) for name in sys.argv[1:4])
     gcpo.GcpoTrainer._generate_single_turn = written
     gcpo.trace_verdict = judge
-    config = GcpoConfig(
-        steps=2, pairs_per_step=int(sys.argv[4]), traces=TRACES, micro_batch=8, max_tokens=8, probe_every=50
-    )
-    gcpo.run(config, data=data, model=model, out=out, seed=0, resume=False)
+    gcpo.run(settings(int(sys.argv[4])), data=data, model=model, out=out, seed=0, resume=False)

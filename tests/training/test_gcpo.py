@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tests.training import several_processes
 from tests.training.tiny_run import tiny_verifier, tiny_world
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
@@ -226,25 +227,28 @@ def test_the_update_reads_a_prompt_once_and_learns_what_trl_learns(
     assert seen == [(10, 3)]
 
 
-def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+SCRIPT = several_processes.__file__
+
+
+def test_two_processes_learn_what_one_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two pairs a step, on one process or one on each of two (gloo): the same rewards, and the same weights after two.
 
     The trainer gathers scores over processes before it contrasts them, and averages gradients over processes that have
     equally many traces: the mean over all. Weights differ by the order of float32 sums alone.
     """
     data, model = tiny_world(tmp_path), tiny_verifier(tmp_path)
-    script = str(Path(__file__).with_name("several_processes.py"))
-    for processes in (1, 2):
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        inputs = [str(data), str(model), str(tmp_path / f"of_{processes}"), str(2 // processes)]
-        made = subprocess.run(
-            [sys.executable, *launcher, script, *inputs],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert made.returncode == 0, made.stderr[-2000:]
+    inputs = [str(data), str(model), str(tmp_path / "of_2"), "1"]
+    made = subprocess.run(
+        [sys.executable, *["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"], SCRIPT, *inputs],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr[-2000:]
+    monkeypatch.setattr(gcpo.GcpoTrainer, "_generate_single_turn", several_processes.written)
+    monkeypatch.setattr(gcpo, "trace_verdict", several_processes.judge)
+    gcpo.run(several_processes.settings(2), data=data, model=model, out=tmp_path / "of_1", seed=0, resume=False)
     one, two = (Run(tmp_path / f"of_{processes}") for processes in (1, 2))
     for ours, theirs in zip(one.metrics(), two.metrics(), strict=True):
         for name in ("reward", "pair_accuracy", "signal_share"):
