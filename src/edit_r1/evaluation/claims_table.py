@@ -1,0 +1,131 @@
+"""The rows of `edit-r1 evaluate claims` as tables for people: means over seeds, and gains with their intervals.
+
+A gain is a difference between two arms on the same pairs of the same seed; its 95% interval is Student's, over seeds.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edit_r1.stages import ARMS, SIZES
+
+Row = Mapping[str, Any]
+
+NOISE = 0.1
+"""Label noise of the rows that are compared; the others are in a table of their own."""
+_T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+"""Student's t at 97.5%, by degrees of freedom."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Differences of an arm over another, in points, one per seed that both have."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95% interval of the mean; None with fewer than two seeds."""
+        if len(self.values) < 2:
+            return None
+        half = _T95[len(self.values) - 1] * statistics.stdev(self.values) / len(self.values) ** 0.5
+        return self.mean - half, self.mean + half
+
+    def __str__(self) -> str:
+        if not self.values:
+            return "–"
+        each = ", ".join(f"{value:+.1f}" for value in self.values)
+        bounds = self.interval
+        return (
+            f"{self.mean:+.1f} ({each})" if bounds is None else f"{self.mean:+.1f} [{bounds[0]:+.1f}, {bounds[1]:+.1f}]"
+        )
+
+
+def chosen(rows: Sequence[Row], **wanted: Any) -> list[Row]:
+    """The rows with these values."""
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def gain(rows: Sequence[Row], arm: str, over: str, key: str, *, size: str = "m", split: str = "test") -> Gain:
+    """How far `arm` is above `over` in `key`, in points, seed by seed."""
+    both = [
+        {row["seed"]: row[key] for row in chosen(rows, arm=name, size=size, split=split, label_noise=NOISE)}
+        for name in (arm, over)
+    ]
+    pairs = [(both[0][seed], both[1][seed]) for seed in sorted(both[0].keys() & both[1].keys())]
+    return Gain(tuple(100 * (a - b) for a, b in pairs if a is not None and b is not None))
+
+
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A markdown table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
+
+
+def percent(rows: Sequence[Row], key: str) -> str:
+    """Mean over seeds, with the smallest and the largest where there are several."""
+    values = [100 * row[key] for row in rows if row[key] is not None]
+    if not values:
+        return "–"
+    mean = f"{statistics.fmean(values):.1f}%"
+    return mean if len(values) < 2 else f"{mean} ({min(values):.1f}–{max(values):.1f})"
+
+
+def arms_table(rows: Sequence[Row]) -> str:
+    """Every arm and size: accuracy on test and held-out kinds, checks, cost."""
+    lines: list[list[str]] = []
+    for size in SIZES:
+        for arm in ARMS:
+            test = chosen(rows, arm=arm, size=size, split="test", label_noise=NOISE)
+            other = chosen(rows, arm=arm, size=size, split="heldout", label_noise=NOISE)
+            if test:
+                flops, written = (statistics.fmean(row[key] for row in test) for key in ("train_flops", "trace_tokens"))
+                shown = [percent(test, key) for key in ("pairwise_accuracy", "tie_half", "check_accuracy")]
+                cost = [f"{written:.0f}", f"{flops / 1e15:.2f}"]
+                lines.append([size, arm, str(len(test)), *shown, percent(other, "tie_half"), *cost])
+    head = ["size", "arm", "seeds", "accuracy", "ties half", "checks", "ties half, held-out kinds", "tokens", "PFLOP"]
+    return table(head, lines)
+
+
+def gains_table(rows: Sequence[Row]) -> str:
+    """What each claim is about."""
+    comparisons = [("cold_start", other, "m") for other in ("direct", "think", "verify")]
+    comparisons += [("gcpo", "cold_start", size) for size in SIZES]
+    comparisons += [("gcpo", other, "m") for other in ("rule_grpo", "dpo", "bt_head")]
+    lines = [
+        [
+            size,
+            f"{arm} over {over}",
+            str(gain(rows, arm, over, "tie_half", size=size)),
+            str(gain(rows, arm, over, "tie_half", size=size, split="heldout")),
+            str(gain(rows, arm, over, "check_accuracy", size=size)),
+        ]
+        for arm, over, size in comparisons
+    ]
+    return table(["size", "gain", "ties half", "ties half, held-out kinds", "checks"], lines)
+
+
+def noise_table(rows: Sequence[Row]) -> str:
+    """GCPO against the share of wrong training labels.
+
+    A judge that is right in a share a of clean pairs agrees with labels of noise p in a (1 - p) + (1 - a) p of them;
+    the ceiling of that is 1 - p, for a = 1.
+    """
+    lines: list[list[str]] = []
+    for noise in sorted({row["label_noise"] for row in rows}):
+        found = chosen(rows, arm="gcpo", size="m", split="test", label_noise=noise)
+        if found:
+            agreed = statistics.fmean(r["tie_half"] * (1 - noise) + (1 - r["tie_half"]) * noise for r in found)
+            shown = [percent(found, key) for key in ("pairwise_accuracy", "tie_half", "check_accuracy")]
+            lines.append(
+                [f"{100 * noise:.0f}%", str(len(found)), *shown, f"{100 * agreed:.1f}%", f"{100 * (1 - noise):.0f}%"]
+            )
+    head = ["wrong labels", "seeds", "accuracy", "ties half", "checks", "agreement with such labels", "its ceiling"]
+    return table(head, lines)

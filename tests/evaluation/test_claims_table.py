@@ -1,0 +1,55 @@
+"""Tables of the claims: means and intervals by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edit_r1.evaluation.claims_table import Gain, arms_table, gain, gains_table, noise_table
+
+
+def row(
+    arm: str, seed: int, half: float, *, noise: float = 0.1, split: str = "test", size: str = "m"
+) -> dict[str, Any]:
+    """A row of the results with a few numbers in it."""
+    return {
+        "arm": arm, "seed": seed, "size": "m", "split": split, "label_noise": noise, "tie_half": half,
+        "pairwise_accuracy": half - 0.01, "check_accuracy": None if arm == "direct" else 0.9,
+        "train_flops": 2e15, "trace_tokens": 80.0,
+    }  # fmt: skip
+
+
+ROWS = [
+    row("direct", 0, 0.70), row("direct", 1, 0.72), row("direct", 2, 0.71),
+    row("cold_start", 0, 0.80), row("cold_start", 1, 0.80), row("cold_start", 2, 0.80),
+    row("gcpo", 0, 0.85), row("gcpo", 0, 0.90, noise=0.0), row("gcpo", 0, 0.75, split="heldout"),
+]  # fmt: skip
+
+
+def test_gain_by_hand() -> None:
+    """Differences 10, 8, 9: mean 9, standard deviation 1; the interval is 9 -+ 4.303 / sqrt 3 = 9 -+ 2.484."""
+    found = gain(ROWS, "cold_start", "direct", "tie_half")
+    assert found.values == pytest.approx((10, 8, 9))
+    assert found.interval == pytest.approx((9 - 4.303 / 3**0.5, 9 + 4.303 / 3**0.5))
+    assert str(found) == "+9.0 [+6.5, +11.5]"
+
+
+def test_a_gain_of_one_seed_has_no_interval_and_of_none_is_a_dash() -> None:
+    """Only seeds that both arms have are compared, and an arm without checks has no gain in checks."""
+    assert gain(ROWS, "gcpo", "cold_start", "tie_half").values == pytest.approx((5,))
+    assert str(gain(ROWS, "gcpo", "cold_start", "tie_half")) == "+5.0 (+5.0)"
+    assert gain(ROWS, "cold_start", "direct", "check_accuracy") == Gain(())
+    assert str(Gain(())) == "–"
+
+
+def test_tables_show_what_is_there() -> None:
+    """A line per arm that has rows, means with their range, and a dash where nothing was measured."""
+    arms = arms_table(ROWS).splitlines()
+    assert len(arms) == 2 + 3
+    assert arms[2] == "| m | direct | 3 | 70.0% (69.0–71.0) | 71.0% (70.0–72.0) | – | – | 80 | 2.00 |"
+    assert "| m | gcpo over bt_head | – | – | – |" in gains_table(ROWS)
+    # 0.85 x 0.9 + 0.15 x 0.1 = 0.78 under 90%; without noise agreement is the accuracy itself.
+    noise = noise_table(ROWS).splitlines()
+    assert noise[2].endswith("| 90.0% | 100% |")
+    assert noise[3].endswith("| 78.0% | 90% |")
