@@ -35,6 +35,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("evaluate",),
     ("evaluate", "verifier"),
     ("evaluate", "editor"),
+    ("evaluate", "sanity"),
     ("report",),
     ("score",),
     ("pretrain",),
@@ -54,6 +55,7 @@ STAGES = {
     ),
     ("evaluate", "verifier"): ("edit_r1.evaluation.verifier", "evaluate", "EvaluateConfig", ("data", "model")),
     ("evaluate", "editor"): ("edit_r1.evaluation.editor", "evaluate", "EvaluateConfig", ("data", "model", "verifier")),
+    ("evaluate", "sanity"): ("edit_r1.evaluation.sanity", "sanity", "SanityConfig", ("data", "model")),
     ("pretrain", "verifier"): (
         "edit_r1.training.pretrain_verifier",
         "pretrain_verifier",

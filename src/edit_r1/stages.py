@@ -252,6 +252,20 @@ class CalibrationConfig(Config):
     batch_size: int = Field(default=128, gt=0)
 
 
+class SanityConfig(Config):
+    """`[sanity]`: the attacks that a verifier must withstand before an editor is trained with it.
+
+    The defaults ask it as the editor's training does: one greedy trace.
+    """
+
+    tasks: int = Field(default=40, gt=0)
+    template: Literal["compact", "verify"] = "compact"
+    traces: int = Field(default=1, gt=0)
+    temperature: float = Field(default=0.0, ge=0)
+    max_tokens: int = Field(default=160, gt=0)
+    batch_size: int = Field(default=128, gt=0)
+
+
 class TinySize(Config):
     """Size of a tiny verifier; the classes are those of Qwen3-VL."""
 

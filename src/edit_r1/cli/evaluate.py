@@ -132,6 +132,39 @@ def calibration(
 
 
 @app.command(
+    "sanity",
+    epilog=examples(
+        "edit-r1 evaluate sanity --model runs/gcpo --data runs/world",
+        "edit-r1 evaluate sanity --model FOLDER --set tasks=100 --set traces=4 --set temperature=1",
+    ),
+)
+def sanity(
+    preset: Preset = "default",
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    out: Out = Path("runs/evaluate_sanity"),
+    resume: Resume = False,
+    data: Data = Path("runs/world"),
+    model: VerifierModel = None,
+) -> None:
+    """Attack a verifier with copies, wrong edits, defects and injected text, and say whether it is fit to be a reward.
+
+    The verdict is in the output and in sanity.json; the exit code is 0 for either.
+    """
+    from edit_r1.config import load_recipe
+    from edit_r1.stages import TEST_PAIRS, SanityConfig
+
+    config = load_recipe(SanityConfig, preset, overrides or [], section="sanity")
+    world_folder(data, TEST_PAIRS)
+    if model is not None:
+        model = model_folder(model, "--model", VERIFIER_MEND)
+
+    from edit_r1.evaluation.sanity import run
+
+    typer.echo(run(config, data=data, model=model, out=out, seed=seed, resume=resume))
+
+
+@app.command(
     "claims",
     epilog=examples(
         "edit-r1 evaluate claims --missing                     (what is there, and what is not)",

@@ -134,7 +134,7 @@ def _judge(
         for start in range(len(lines), len(pairs), _CHUNK):
             chunk = pairs[start : start + _CHUNK]
             edits = [edit for preference in chunk for edit in (preference.first, preference.second)]
-            judged = [_to_json(j) for j in verifier.score(edits, config.traces, seed + start)]
+            judged = [judgement_to_json(j) for j in verifier.score(edits, config.traces, seed + start)]
             both = zip(judged[::2], judged[1::2], strict=True)
             with inquiry.journal.open("a") as file:
                 file.write("".join(json.dumps({"first": a, "second": b}) + "\n" for a, b in both))
@@ -147,7 +147,9 @@ def read_answers(inquiry: Inquiry, pairs: Sequence[JudgedPair]) -> list[Answers]
         (json.loads(line), pair.preference.task.principles if inquiry.checklist else ())
         for line, pair in zip(inquiry.lines(), pairs, strict=True)
     ]
-    return [Answers(_from_json(row["first"], asked), _from_json(row["second"], asked)) for row, asked in rows]
+    return [
+        Answers(answer_from_json(row["first"], asked), answer_from_json(row["second"], asked)) for row, asked in rows
+    ]
 
 
 def trace_tokens(model: Path, verdicts: Sequence[Verdict | Failure]) -> float:
@@ -157,14 +159,16 @@ def trace_tokens(model: Path, verdicts: Sequence[Verdict | Failure]) -> float:
     return sum(len(ids) for ids in tokenizer(texts)["input_ids"]) / len(texts)
 
 
-def _to_json(judgement: Judgement) -> dict[str, Any]:
+def judgement_to_json(judgement: Judgement) -> dict[str, Any]:
+    """What a journal keeps of a judgement: its score and the text of every trace."""
     traces = [
         {"failure": v.kind, "text": v.text} if isinstance(v, Failure) else {"text": v.trace} for v in judgement.verdicts
     ]
     return {"score": judgement.score, "scores": judgement.scores, "traces": traces}
 
 
-def _from_json(entry: Mapping[str, Any], asked: Sequence[Principle]) -> Answer:
+def answer_from_json(entry: Mapping[str, Any], asked: Sequence[Principle]) -> Answer:
+    """The answer in a journal's entry; `asked` are the principles that its traces were asked about."""
     verdicts = tuple(
         Failure(trace["failure"], trace["text"])
         if "failure" in trace
