@@ -104,7 +104,7 @@ def answers(*scores: float | None) -> list[Answer]:
     """Answers of one trace each, unreadable where there is no score."""
     provenance = Provenance("", "", "", "", 64)
     return [
-        Answer(score, (Failure("no_score", "?") if score is None else Verdict((), score, "", provenance),))
+        Answer(score, (Failure("no_score", "?") if score is None else Verdict((), score, "", provenance),), (score,))
         for score in scores
     ]
 

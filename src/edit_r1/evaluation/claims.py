@@ -164,7 +164,8 @@ class Harness:
 
     def _lessons(self, job: Job, form: TraceForm) -> list[dict[str, Any]]:
         edits = islice(read_edits(self._world(job.seed, self._noise) / EDITS), _SAMPLE)
-        return list(cold_start.selected_traces(edits, job.seed, Counter(), form))
+        config = self.recipe.cold_start.model_copy(update={"form": form})
+        return list(cold_start.selected_traces(edits, config, job.seed, Counter()))
 
     def _supervised(self, job: Job, folder: Path, base: Path) -> Trained:
         """A cold start of some form: as much compute as the full one has, so more steps on shorter texts."""

@@ -20,47 +20,47 @@ from edit_r1.data.gold import truth_of
 from edit_r1.data.store import JudgedEdit, read_edits
 from edit_r1.stages import EDITS, ColdStartConfig, TraceForm
 from edit_r1.training.backbone import load_backbone
+from edit_r1.training.hard_cases import harden
 from edit_r1.training.processes import open_run
 from edit_r1.training.sft import example, fine_tune, finish
 from edit_r1.verifier.prompting import build_prompt
 from edit_r1.verifier.trace import format_trace
 from edit_r1.world.principles import compare
-from edit_r1.world.tasks import Truth, WorldTask, world_task
+from edit_r1.world.scene import Scene
+from edit_r1.world.tasks import Truth, world_task
 from edit_r1.world.teachers import TEACHERS, Lesson, agreement, select, teach
 
 
-def written(form: TraceForm, task: WorldTask, truth: Truth, kept: Lesson) -> str:
+def written(form: TraceForm, source: Scene, truth: Truth, kept: Lesson) -> str:
     """The text to be learnt from a lesson, whole or in part; thoughts say what there is to see, without principles."""
     if form == "full":
         return format_trace(kept.checks, kept.score)
     if form == "verify":
         return format_trace([replace(check, reason="") for check in kept.checks], kept.score)
-    thoughts = f"<think>\n{compare(task.scene, truth.reading.scene)}\n</think>\n" if form == "think" else ""
+    thoughts = f"<think>\n{compare(source, truth.reading.scene)}\n</think>\n" if form == "think" else ""
     return thoughts + format_trace([], kept.score)
 
 
 def selected_traces(
-    edits: Iterator[JudgedEdit],
-    seed: int,
-    statistics: Counter[str],
-    form: TraceForm = "full",
-    template: str = "compact",
+    edits: Iterator[JudgedEdit], config: ColdStartConfig, seed: int, statistics: Counter[str]
 ) -> Iterator[dict[str, Any]]:
     """One SFT row per edit: the kept text. `statistics` counts who was kept, and the checks kept right and in all."""
-    rng = np.random.default_rng([seed, 7])
+    rng, hard = np.random.default_rng([seed, 7]), np.random.default_rng([seed, 8])
     for judged in edits:
-        task = world_task(judged.edit.task)
-        truth = truth_of(judged.edit, judged.truth)
+        task, edit = world_task(judged.edit.task), judged.edit
+        source = task.scene
+        truth = truth_of(edit, judged.truth)
+        if hard.random() < config.hard_share:
+            edit, truth, source = harden(hard, task, edit, truth)
         gold = [finding.met for finding in truth.findings]
         lessons = [teach(rng, teacher, task, truth) for teacher in TEACHERS]
         kept = lessons[select(lessons, gold)]
         statistics[kept.teacher] += 1
         statistics["checks"] += len(gold)
         statistics["right"] += round(agreement(kept.checks, gold) * len(gold))
-        record = judged.edit.task
-        asked = record.principles if form in ("full", "verify") else ()
-        prompt = build_prompt(record, judged.edit.image, asked, template)
-        yield example(record.source, judged.edit.image, prompt.text, written(form, task, truth, kept))
+        asked = edit.task.principles if config.form in ("full", "verify") else ()
+        prompt = build_prompt(edit.task, edit.image, asked, config.backbone.template)
+        yield example(edit.task.source, edit.image, prompt.text, written(config.form, source, truth, kept))
 
 
 def run(config: ColdStartConfig, *, data: Path, model: Path | None, out: Path, seed: int, resume: bool) -> None:
@@ -71,7 +71,7 @@ def run(config: ColdStartConfig, *, data: Path, model: Path | None, out: Path, s
     torch.manual_seed(seed)
     verifier, processor = load_backbone(model or assets.VERIFIER, config.backbone)
     statistics: Counter[str] = Counter()
-    rows = list(selected_traces(read_edits(data / EDITS), seed, statistics, config.form, config.backbone.template))
+    rows = list(selected_traces(read_edits(data / EDITS), config, seed, statistics))
     trainer = fine_tune(
         verifier, processor, Dataset.from_list(rows), config, folder, "Cold start", seed=seed, resume=resume
     )

@@ -1,0 +1,59 @@
+"""Questions that edit data do not hold, for a verifier that must stand attacks on a reward (docs/sanity.md).
+
+A verifier that has only seen honest questions answers these from habit (LOG.md): it takes what was asked from the change
+that it sees, loses its words at a blank picture, and is moved by a "yes" in the instruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.random import Generator
+
+from edit_r1.records import Edit
+from edit_r1.world.oracle import Reading, read_images
+from edit_r1.world.principles import ThingKeeps
+from edit_r1.world.render import SIDE, to_image
+from edit_r1.world.scene import Scene
+from edit_r1.world.tasks import Truth, WorldTask
+from edit_r1.world.words import vocabulary
+
+Case = tuple[Edit, Truth, Scene]
+"""What is shown and asked, the truth of it, and the scene that stands in the place of the source."""
+_STRAY = 8  # words at most
+
+
+def harden(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
+    """An edit's question made hard in one of three ways, equally likely."""
+    return (swapped, blank, with_stray_words)[int(rng.integers(3))](rng, task, edit, truth)
+
+
+def swapped(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
+    """The pictures exchanged: what was asked may be there before, and is undone.
+
+    As it was where the edited picture lacks the thing that a principle wants kept: there is nothing to be kept then.
+    """
+    shown, reading = truth.reading.scene, Reading(task.scene, frozenset(), residual=0.0)
+    kept = [claim.index for claim in task.claims if isinstance(claim, ThingKeeps)]
+    if truth.noop or any(shown.cells[index] is None for index in kept):
+        return edit, truth, task.scene
+    findings = tuple(claim.judge(shown, reading) for claim in task.claims)
+    asked = replace(edit.task, source=edit.image)
+    return replace(edit, task=asked, image=edit.task.source), Truth(findings, reading, noop=False), shown
+
+
+def blank(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
+    """A picture of one colour in place of the edit, black in half of the cases."""
+    colour = np.zeros(3) if rng.random() < 0.5 else rng.random(3)
+    picture = np.broadcast_to(colour.astype(np.float32), (SIDE, SIDE, 3))
+    return replace(edit, image=to_image(picture)), task.judge(read_images(picture[None])[0]), task.scene
+
+
+def with_stray_words(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
+    """An instruction that ends in words without sense, of which some could be read as an answer."""
+    words: Sequence[str] = [word for word in vocabulary() if word.strip() and not word.startswith(("<", "[", "="))]
+    stray = rng.choice(np.array(words), size=int(rng.integers(1, _STRAY + 1)))
+    asked = replace(edit.task, instruction=" ".join([edit.task.instruction, *map(str, stray)]))
+    return replace(edit, task=asked), truth, task.scene
