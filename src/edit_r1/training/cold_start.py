@@ -23,10 +23,11 @@ from edit_r1.training.backbone import load_backbone
 from edit_r1.training.processes import open_run
 from edit_r1.training.sft import example, fine_tune, finish
 from edit_r1.verifier.prompting import build_prompt
+from edit_r1.verifier.selection import agreement, select
 from edit_r1.verifier.trace import format_trace
 from edit_r1.world.principles import compare
 from edit_r1.world.tasks import Truth, WorldTask, world_task
-from edit_r1.world.teachers import TEACHERS, Lesson, agreement, select, teach
+from edit_r1.world.teachers import TEACHERS, Lesson, teach
 
 
 def written(form: TraceForm, task: WorldTask, truth: Truth, kept: Lesson) -> str:
