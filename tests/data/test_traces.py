@@ -141,6 +141,20 @@ def test_missing_principles_are_named_once_for_each_task(bench: Bench) -> None:
     assert [len(k.edit.task.principles) for k in kept] == [3, 3, 3]
 
 
+def test_nothing_to_keep_is_an_error_with_its_reasons(bench: Bench) -> None:
+    bench.manifest({}, {})
+    texts = {("gold", "edit 0"): "no", ("a", "edit 1"): "no", ("b", "edit 1"): "no"}
+    with serving(scripted(texts)) as server:
+        bench.recipe(server.url)
+        result = bench.run()
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == (
+        "error: no edit has a text to keep (no_gold 1, no_readable_text 1); see what the models wrote in "
+        f"{bench.out}/journal.jsonl"
+    )
+    assert not (bench.out / "done.json").exists()
+
+
 def test_the_edits_of_a_world(bench: Bench) -> None:
     """Its principles go along; a trace that meets all of them is readable whatever their number."""
     world = tiny_world(bench.folder)

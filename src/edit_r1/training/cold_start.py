@@ -114,7 +114,7 @@ def run(config: ColdStartConfig, *, data: Path, model: Path | None, out: Path, s
     """Fine-tune the verifier in `model` (default: the shipped base) on what `data` holds; the result is `out/model`.
 
     Raises:
-        UserError: `data` holds no readable text.
+        UserError: `data` holds a text that cannot be read.
     """
     folder = open_run(out, config, resume, {"seed": seed, "data": str(data), "model": str(model)})
     if folder.done is not None:

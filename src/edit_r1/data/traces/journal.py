@@ -40,7 +40,7 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._lock = threading.Lock()
         self._known: dict[Request, Completion] = {}
         if path.exists():
@@ -68,7 +68,7 @@ class Journal:
         if answer.failure is not None:
             outcome = {"failure": answer.failure.text}
         with self._lock:
-            append_line(self._path, json.dumps(asdict(request) | outcome))
+            append_line(self.path, json.dumps(asdict(request) | outcome))
             self._known[request] = answer
 
 

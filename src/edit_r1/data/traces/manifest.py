@@ -7,7 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from edit_r1.config import Config
@@ -37,13 +37,20 @@ class Line(Config):
     edited: str
     instruction: str
     category: str = ""
-    principles: tuple[Question, ...] | None = Field(default=None, min_length=1)
+    principles: tuple[Question, ...] | None = None
     editor: str = ""
 
     @field_validator("source", "edited", "instruction")
     @classmethod
     def _said(cls, text: str) -> str:
         return _not_blank(text)
+
+    @field_validator("principles")
+    @classmethod
+    def _some(cls, principles: tuple[Question, ...] | None) -> tuple[Question, ...] | None:
+        if principles == ():
+            raise ValueError("is an empty list; leave it out, and a decomposer names them")
+        return principles
 
 
 def _not_blank(text: str) -> str:

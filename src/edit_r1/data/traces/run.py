@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from edit_r1.data.store import KeptTrace, Records, write_traces
@@ -42,8 +43,8 @@ def run(
         finish: select even if answers are missing.
 
     Raises:
-        UserError: a bad edit (nothing is asked then); answers are missing at the end and `finish` is off; an image can
-            no longer be read; the disk is full.
+        UserError: a bad edit (nothing is asked then); answers are missing at the end and `finish` is off; there is
+            no text to keep; an image can no longer be read; the disk is full.
     """
     assert (edits is None) != (data is None)
     records = read_manifest(edits) if edits is not None else world_edits(data or Path())
@@ -57,7 +58,12 @@ def run(
         if missing and not finish:
             raise UserError(_shortfall(missing, journal, folder.path))
         statistics = Statistics(teacher.name for teacher in config.teachers)
-        write_traces(folder.path / TRACES, inquiry.kept(journal, statistics))
+        kept = inquiry.kept(journal, statistics)
+        first = next(kept, None)
+        if first is None:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(statistics.dropped.items()) if count)
+            raise UserError(f"no edit has a text to keep ({reasons}); see what the models wrote in {journal.path}")
+        write_traces(folder.path / TRACES, chain([first], kept))
         folder.finish({"statistics": statistics.document()})
 
 

@@ -71,8 +71,9 @@ class Statistics:
     def document(self) -> dict[str, Any]:
         """As JSON values."""
         edits = self.kept + self.dropped.total()
+        dropped = {reason: count for reason, count in sorted(self.dropped.items()) if count}
         return {
-            "edits": {"in": edits, "kept": self.kept, "dropped": dict(sorted(self.dropped.items()))},
+            "edits": {"in": edits, "kept": self.kept, "dropped": dropped},
             "teachers": {name: count.document() for name, count in self.teachers.items()},
             "gold": self.gold.document(),
             "decomposer": self.decomposer.document(),
