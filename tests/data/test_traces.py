@@ -13,7 +13,9 @@ from tests.verifier.chat_server import Reply, answer, choice, serving
 from typer.testing import CliRunner
 
 from edit_r1.cli.main import app
+from edit_r1.config import load_recipe
 from edit_r1.data.store import read_edits, read_traces
+from edit_r1.stages import TracesConfig
 from edit_r1.verifier.prompting import load_system
 
 
@@ -175,6 +177,15 @@ def test_the_edits_of_a_world(bench: Bench) -> None:
     kept = list(read_traces(bench.out / "traces"))
     assert [k.edit.task.principles for k in kept] == [judged.edit.task.principles for judged in edits]
     assert bench.statistics()["edits"] == {"in": len(edits), "kept": len(edits), "dropped": {}}
+
+
+def test_the_shipped_recipe() -> None:
+    """It can be read, its addresses are this machine's own, and its teachers differ in their manner."""
+    config = load_recipe(TracesConfig, "qwen_vl/traces", section="traces")
+    endpoints = [*config.teachers, config.gold]
+    assert all(endpoint.base_url.startswith("http://127.0.0.1:") for endpoint in endpoints)
+    assert [teacher.system for teacher in config.teachers] == ["plain", "strict", "terse"]
+    assert all(load_system(endpoint.system) for endpoint in endpoints)
 
 
 OK = '{"source": "source0.png", "edited": "edited0.png", "instruction": "x"'

@@ -166,7 +166,7 @@ def test_missing_principles_hold_back_their_own_edits_only(bench: Bench) -> None
 
     with serving(reply) as server:
         bench.recipe(server.url)
-        assert "1 answers are missing (principles 1: status 403" in last_line(bench.run())
+        assert "1 answer is missing (principles 1: status 403" in last_line(bench.run())
         assert set(pairs(server)) == {("gold", "edit 0"), *((model, "edit 1") for model in ("a", "b", "gold"))}
         refuse = False
         assert bench.run("--resume").exit_code == 0

@@ -48,6 +48,23 @@ def test_request_and_answer() -> None:
         assert Image.open(io.BytesIO(base64.b64decode(data))).getpixel((0, 0)) == pixel
 
 
+def test_a_system_prompt_goes_first() -> None:
+    with serving(lambda request, number: answer("x")) as server:
+        ask(server.url, system="Be strict.")
+        ask(server.url)
+    first, second = (request["messages"] for request in server.requests)
+    assert first[0] == {"role": "system", "content": "Be strict."}
+    assert first[1:] == second
+    assert [message["role"] for message in second] == ["user"]
+
+
+def test_half_a_character_does_not_come_through() -> None:
+    """A server may cut an emoji, of two units in JSON, in the middle; what is left could not be written to disk."""
+    with serving(lambda request, number: (200, '{"choices": [{"message": {"content": "fine \\ud83d"}}]}')) as server:
+        found, _ = ask(server.url)
+    assert found[0][0].text == "fine ?"
+
+
 def test_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_VERIFIER_KEY", "abc")
     with serving(lambda request, number: answer("x")) as server:

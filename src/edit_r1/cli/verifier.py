@@ -61,14 +61,15 @@ def traces(
     from edit_r1.stages import EDITS, TracesConfig
 
     config = load_recipe(TracesConfig, preset, overrides or [], section="traces")
-    if (edits is None) == (data is None):
+    given = edits or data
+    if given is None or (edits and data):
         raise UserError("give the edits as --edits FILE.jsonl or as --data FOLDER, one of the two")
     if data is not None:
         world_folder(data, EDITS)
 
     from edit_r1.data.traces.run import run
 
-    run(config, edits=edits, data=data, out=out, seed=seed, resume=resume, finish=finish)
+    run(config, edits=given, out=out, seed=seed, resume=resume, finish=finish)
 
 
 @app.command(

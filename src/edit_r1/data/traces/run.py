@@ -28,15 +28,12 @@ _SHOWN = 160
 """Characters of a server's reason that a message quotes."""
 
 
-def run(
-    config: TracesConfig, *, edits: Path | None, data: Path | None, out: Path, seed: int, resume: bool, finish: bool
-) -> None:
+def run(config: TracesConfig, *, edits: Path, out: Path, seed: int, resume: bool, finish: bool) -> None:
     """Have texts written on edits and keep the best of each, as the data set `out/traces`.
 
     Args:
         config: whom to ask.
-        edits: a JSONL manifest; or else
-        data: a world, whose data set `edits` is taken.
+        edits: a JSONL manifest, or the folder of a world, whose data set `edits` is taken.
         out: the run directory.
         seed: of the sampling and of the decomposer's exemplars.
         resume: go on with what is in `out`: only what has no answer there is asked for.
@@ -46,10 +43,9 @@ def run(
         UserError: a bad edit (nothing is asked then); answers are missing at the end and `finish` is off; there is
             no text to keep; an image can no longer be read; the disk is full.
     """
-    assert (edits is None) != (data is None)
-    records = read_manifest(edits) if edits is not None else world_edits(data or Path())
+    records = world_edits(edits) if edits.is_dir() else read_manifest(edits)
     with closing(Inquiry(config, records, seed)) as inquiry:
-        inputs = {"seed": seed, "edits": str(edits or data), "prompts": inquiry.prompts}
+        inputs = {"seed": seed, "edits": str(edits), "prompts": inquiry.prompts}
         folder = Run.open(out, config, resume, inputs=inputs)
         if folder.done is not None:
             return
@@ -163,8 +159,9 @@ def _shortfall(missing: list[Request], journal: Journal, path: Path) -> str:
         if answer is not None and answer.failure is not None:
             reasons[who] = " ".join(answer.failure.text.split())[:_SHOWN]
     listed = "; ".join(f"{who} {count}: {reasons.get(who, 'not asked')}" for who, count in counts.items())
+    number = "1 answer is" if len(missing) == 1 else f"{len(missing)} answers are"
     return (
-        f"{len(missing)} answers are missing ({listed}); the others are safe in {path}: continue with --resume, "
+        f"{number} missing ({listed}); the others are safe in {path}: continue with --resume, "
         "or add --finish as well to select from what is there"
     )
 

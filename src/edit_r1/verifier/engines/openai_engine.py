@@ -211,11 +211,9 @@ def _completion(choice: object) -> Completion:
 
 
 def _text(content: object) -> str:
-    """Content is a string, or a list of parts with text."""
-    if isinstance(content, list):
-        parts = [_entry(part, "text") for part in cast("list[object]", content)]
-        return "".join(part for part in parts if isinstance(part, str))
-    return content if isinstance(content, str) else ""
+    """Content is a string, or a list of parts with text; half a character, which cannot be encoded, becomes `?`."""
+    parts = [_entry(part, "text") for part in cast("list[object]", content)] if isinstance(content, list) else [content]
+    return "".join(part for part in parts if isinstance(part, str)).encode(errors="replace").decode()
 
 
 def _score_probs(choice: object) -> dict[float, float] | None:
