@@ -97,8 +97,8 @@ class EndpointConfig(Config):
     """The environment variable that holds the key; without it no key is sent."""
     temperature: float = Field(default=0.0, ge=0)
     max_tokens: int = Field(default=2048, gt=0)
-    concurrency: int = Field(default=8, gt=0)
-    """Requests in flight at once."""
+    concurrency: int = Field(default=8, gt=0, le=100)
+    """Requests in flight at once; a client keeps at most 100 connections."""
     timeout: float = Field(default=120.0, gt=0)
     """Seconds for one request."""
     retries: int = Field(default=4, ge=0)

@@ -174,6 +174,21 @@ def test_missing_principles_hold_back_their_own_edits_only(bench: Bench) -> None
     assert bench.statistics()["edits"]["kept"] == 2
 
 
+def test_what_was_never_asked_is_not_counted_as_asked(bench: Bench) -> None:
+    """Two tasks need principles, the decomposer refuses the first and is left alone: it was asked once, not twice."""
+    bench.manifest({"principles": None}, {"principles": None}, {})
+
+    def reply(request: dict[str, Any], number: int) -> Reply:
+        return (403, "no") if len(request["messages"]) == 1 else answer(trace("yyy", 8.0))
+
+    with serving(reply) as server:
+        bench.recipe(server.url, top="give_up_after = 1")
+        assert bench.run("--finish").exit_code == 0
+    statistics = bench.statistics()
+    assert statistics["decomposer"] == {"asked": 1, "readable": 0, "failures": {"engine": 1}}
+    assert statistics["edits"] == {"in": 3, "kept": 1, "dropped": {"no_principles": 2}}
+
+
 def test_a_finished_run_and_a_torn_line(bench: Bench) -> None:
     """A run killed while it wrote its last line asks for that answer again, and for no other; then for none."""
     with serving(scripted({})) as server:

@@ -93,12 +93,8 @@ def lessons(config: ColdStartConfig, data: Path, seed: int) -> tuple[Dataset, di
     Real images are read, and their texts made rows of, when their turn comes: they may not all fit into memory.
     """
     template = config.backbone.template
-    if (data / TRACES).is_dir():
+    if (data / TRACES / "dataset_info.json").is_file():
         kept = read_traces(data / TRACES)
-        if not kept:
-            raise UserError(
-                f"{data / TRACES} holds no text; see the statistics in {data / 'done.json'} for the reasons"
-            )
 
         def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
             found = [recorded(kept[index], config.form, template) for index in batch["index"]]

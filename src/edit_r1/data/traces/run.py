@@ -94,8 +94,7 @@ class Inquiry:
 
     def ask_principles(self, journal: Journal) -> list[Request]:
         """Have the principles named, once for each task, of the edits that bring none; what is missing comes back."""
-        undecided = {entry.task: entry for entry in self._entries if not entry.given}
-        subjects = [Subject(task, partial(self._decomposition, entry)) for task, entry in undecided.items()]
+        subjects = [Subject(task, partial(self._decomposition, entry)) for task, entry in self._undecided().items()]
         return self._ask("Principles", [self._decomposer], subjects, journal)
 
     def ask_texts(self, journal: Journal) -> list[Request]:
@@ -110,8 +109,10 @@ class Inquiry:
     def kept(self, journal: Journal, statistics: Statistics) -> Iterator[KeptTrace]:
         """The edits with the text that is kept, in their order; `statistics` counts all of them on the way."""
         statistics.dropped["duplicate"] += len(self._records) - len(self._entries)
-        for task in {entry.task: entry for entry in self._entries if not entry.given}.values():
-            statistics.decomposer.add(principles_of(task, journal))
+        for entry in self._undecided().values():
+            named = principles_of(entry, journal)
+            if named is not None:
+                statistics.decomposer.add(named)
         for entry in self._entries:
             decision = decide(
                 entry, journal, [request for teacher in self._teachers for request in teacher.requests(entry.key)]
@@ -123,6 +124,10 @@ class Inquiry:
                 agreement = decision.agreement(decision.kept)
                 assert agreement is not None
                 yield KeptTrace(judged, decision.kept.trace, decision.teacher, agreement)
+
+    def _undecided(self) -> dict[str, Entry]:
+        """For each task whose edits bring no principles one of them."""
+        return {entry.task: entry for entry in self._entries if not entry.given}
 
     def _ask(self, title: str, endpoints: list[Endpoint], subjects: list[Subject], journal: Journal) -> list[Request]:
         patience = self._config.give_up_after
