@@ -28,6 +28,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("world",),
     ("world", "make"),
     ("verifier",),
+    ("verifier", "traces"),
     ("verifier", "cold-start"),
     ("verifier", "gcpo"),
     ("editor",),

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the errors of a disk as one clear line."""
+"""Files that are written whole or not at all, logs that grow by whole lines, and the errors of a disk as one line."""
 
 from __future__ import annotations
 
@@ -88,6 +88,30 @@ def atomic_write(path: Path, content: bytes | str) -> None:
     data = content.encode("utf-8") if isinstance(content, str) else content
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append `line` and a line end to a file, which is made where it is missing; other readers see it at once.
+
+    Raises:
+        UserError: the disk is full; the file then ends with the last whole line.
+    """
+    data = f"{line}\n".encode()
+    with disk_errors(path), path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, "short write")
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+def drop_partial_line(path: Path) -> None:
+    """Take off the unfinished last line that a killed process may have left at the end of a log."""
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        atomic_write(path, data[: data.rfind(b"\n") + 1])
 
 
 def _make_durable(path: Path) -> None:

@@ -14,6 +14,9 @@ from edit_r1.config import Config
 EDITS, TRAIN_PAIRS, TEST_PAIRS, HELDOUT_PAIRS, PROBE = "edits", "pairs_train", "pairs_test", "pairs_heldout", "probe"
 """The data sets of a world: the folders that `edit-r1 world make` writes into its own."""
 
+TRACES = "traces"
+"""The data set of kept texts: the folder that `edit-r1 verifier traces` writes into its own."""
+
 Measured = Literal["test", "val"]
 """What a loop may be measured on: `val` while settings are chosen, `test` for what is reported."""
 
@@ -83,6 +86,62 @@ class ColdStartConfig(SftConfig):
     """Share of the edits whose question is made hard: pictures exchanged, a blank picture, stray words."""
     steps: int = Field(default=300, gt=0)
     batch_size: int = Field(default=16, gt=0)
+
+
+class EndpointConfig(Config):
+    """A chat endpoint that speaks OpenAI's protocol."""
+
+    base_url: str
+    """Of the API, as in `http://127.0.0.1:8000/v1`."""
+    model: str
+    """As the server calls it."""
+    api_key_env: str | None = None
+    """The environment variable that holds the key; without it no key is sent."""
+    temperature: float = Field(default=0.0, ge=0)
+    max_tokens: int = Field(default=2048, gt=0)
+    concurrency: int = Field(default=8, gt=0, le=100)
+    """Requests in flight at once; a client keeps at most 100 connections."""
+    timeout: float = Field(default=120.0, gt=0)
+    """Seconds for one request."""
+    retries: int = Field(default=4, ge=0)
+    """Further tries of a request after the first, with growing pauses."""
+
+
+class TeacherConfig(EndpointConfig):
+    """`[[traces.teachers]]`: a model, a manner and a temperature, which write texts on every edit."""
+
+    name: str = Field(min_length=1)
+    temperature: float = Field(default=0.7, ge=0)
+    system: str = "plain"
+    """The system prompt: `plain`, `strict` or `terse`, or the path of a `.txt` file of your own."""
+    texts: int = Field(default=1, gt=0)
+    """Texts on each edit."""
+
+
+class GoldConfig(EndpointConfig):
+    """`[traces.gold]`: the stronger model whose answers decide which text is kept. Its scores are not used."""
+
+    system: str = "gold"
+
+
+class TracesConfig(Config):
+    """`[traces]`: texts of teachers on real edits, of which gold keeps one for each (paper section 2)."""
+
+    template: Literal["compact", "verify"] = "verify"
+    """The prompt of teachers and gold; `compact` is for tiny verifiers."""
+    teachers: tuple[TeacherConfig, ...] = Field(min_length=1)
+    gold: GoldConfig
+    decomposer: EndpointConfig | None = None
+    """Names the principles of edits that bring none; gold's endpoint by default, without its system prompt."""
+    give_up_after: int = Field(default=10, gt=0)
+    """So many requests in a row without an answer, retries included in each, and an endpoint is left alone."""
+
+    @field_validator("teachers")
+    @classmethod
+    def _distinct(cls, teachers: tuple[TeacherConfig, ...]) -> tuple[TeacherConfig, ...]:
+        if len({teacher.name for teacher in teachers}) < len(teachers):
+            raise ValueError("must have different names")
+        return teachers
 
 
 class GcpoConfig(Config):

@@ -4,91 +4,21 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from PIL import Image
+from tests.verifier.chat_server import Reply, answer, choice, serving
 
 from edit_r1.errors import UserError
 from edit_r1.verifier.engines.openai_engine import OpenAIEngine
 from edit_r1.verifier.prompting import Prompt
 
-Reply = tuple[int, Any] | tuple[int, Any, dict[str, str]]
 PROMPT = Prompt((Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "blue")), "which one ?")
-
-
-def choice(text: str, finish: str = "stop", **more: Any) -> dict[str, Any]:
-    return {"message": {"role": "assistant", "content": text}, "finish_reason": finish, **more}
-
-
-def answer(*texts: str) -> Reply:
-    return 200, {"choices": [choice(text) for text in texts]}
-
-
-class Server:
-    """Replies by `reply(request, number of the request)` and records what it was asked."""
-
-    def __init__(self, reply: Callable[[dict[str, Any], int], Reply]) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.most_at_once = 0
-        self._now = 0
-        self._lock = threading.Lock()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                with server._lock:
-                    number = len(server.requests)
-                    server.requests.append({"path": self.path, **request})
-                    server.headers.append({key.lower(): value for key, value in self.headers.items()})
-                    server._now += 1
-                    server.most_at_once = max(server.most_at_once, server._now)
-                status, body, *more = reply(request, number)
-                with server._lock:
-                    server._now -= 1
-                data = (body if isinstance(body, str) else json.dumps(body)).encode()
-                self.send_response(status)
-                for key, value in (more[0] if more else {}).items():
-                    self.send_header(key, value)
-                self.send_header("content-length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        class QuietServer(ThreadingHTTPServer):
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                """A client that gave up is part of the test."""
-
-        self._http = QuietServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-
-@contextmanager
-def serving(reply: Callable[[dict[str, Any], int], Reply]) -> Generator[Server]:
-    server = Server(reply)
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 def ask(url: str, prompts: int = 1, n: int = 1, **options: Any) -> tuple[list[list[Any]], list[float]]:
@@ -116,6 +46,23 @@ def test_request_and_answer() -> None:
         head, data = part["image_url"]["url"].split(",")
         assert head == "data:image/png;base64"
         assert Image.open(io.BytesIO(base64.b64decode(data))).getpixel((0, 0)) == pixel
+
+
+def test_a_system_prompt_goes_first() -> None:
+    with serving(lambda request, number: answer("x")) as server:
+        ask(server.url, system="Be strict.")
+        ask(server.url)
+    first, second = (request["messages"] for request in server.requests)
+    assert first[0] == {"role": "system", "content": "Be strict."}
+    assert first[1:] == second
+    assert [message["role"] for message in second] == ["user"]
+
+
+def test_half_a_character_does_not_come_through() -> None:
+    """A server may cut an emoji, of two units in JSON, in the middle; what is left could not be written to disk."""
+    with serving(lambda request, number: (200, '{"choices": [{"message": {"content": "fine \\ud83d"}}]}')) as server:
+        found, _ = ask(server.url)
+    assert found[0][0].text == "fine ?"
 
 
 def test_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

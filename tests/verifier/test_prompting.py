@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,11 +15,13 @@ from PIL import Image
 from edit_r1.errors import UserError
 from edit_r1.records import EditTask, Principle
 from edit_r1.verifier.prompting import (
+    SYSTEMS,
     TEMPLATES,
     build_decomposition,
     build_prompt,
     draw_exemplars,
     load_exemplars,
+    load_system,
     load_template,
     neutralise,
     prompt_hash,
@@ -213,3 +216,21 @@ def test_templates_tell_the_rules() -> None:
         assert word in verify
     decompose = load_template("decompose")
     assert all(f'"{word}"' in decompose for word in ("question", "category", "follow", "keep", "quality"))
+
+
+def test_system_prompts_by_name_and_by_file(tmp_path: Path) -> None:
+    """The shipped ones differ, name no tag of ours and leave the form of the answer to the template."""
+    shipped = [load_system(name) for name in SYSTEMS]
+    assert len(set(shipped)) == len(SYSTEMS)
+    assert all(text and neutralise(text) == text for text in shipped)
+    own = tmp_path / "own.txt"
+    own.write_text("  Be kind.\n")
+    assert load_system(str(own)) == "Be kind."
+    own.write_text(" \n")
+    for name, message in (
+        ("plane", "no system prompt is called 'plane': choose one of plain, strict"),
+        (str(own), "is empty; write what"),
+        (str(tmp_path / "none.txt"), "cannot be read"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_system(name)

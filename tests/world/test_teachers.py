@@ -7,11 +7,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from edit_r1.records import Check, Principle
+from edit_r1.verifier.selection import agreement, select
 from edit_r1.world.faults import candidate, draw_faults
 from edit_r1.world.oracle import Reading
 from edit_r1.world.tasks import Truth, WorldTask, generator, sample_task
-from edit_r1.world.teachers import TEACHERS, Lesson, Teacher, agreement, select, teach
+from edit_r1.world.teachers import TEACHERS, Teacher, teach
 
 
 @pytest.fixture(scope="module")
@@ -70,43 +70,6 @@ def test_score_by_hand() -> None:
     exact = Teacher("exact", alarms=0.0, strictness=2.0, spread=0.0)
     assert teach(rng, exact, task, task.judge(Reading(goal, frozenset(), 0.0))).score == 10.0
     assert teach(rng, exact, task, task.judge(Reading(goal, frozenset({"grid"}), 0.0))).score == 7.0
-
-
-def lesson(met: str, score: float) -> Lesson:
-    """A lesson whose checks are written as letters, y for met."""
-    return Lesson("t", tuple(Check(Principle(str(i), "follow"), m == "y", "") for i, m in enumerate(met)), score)
-
-
-GOLD = [True, True, False, False]
-
-
-@pytest.mark.parametrize(
-    ("lessons", "kept"),
-    [
-        # 1. Agreement with gold comes first, whatever the average and the score.
-        ([lesson("yyyy", 10.0), lesson("yynn", 0.0)], 1),
-        ([lesson("nnnn", 0.0), lesson("yyyn", 10.0), lesson("yynn", 3.0)], 2),
-        # 2. Of equal agreement, the higher average: three of four agree in each, yyyn has three met, ynnn one.
-        ([lesson("ynnn", 10.0), lesson("yyyn", 1.0)], 1),
-        ([lesson("yyyn", 1.0), lesson("ynnn", 10.0)], 0),
-        # 3. Of equal agreement and average, the higher score.
-        ([lesson("yynn", 4.0), lesson("yynn", 6.5), lesson("yynn", 6.0)], 1),
-        ([lesson("yyyn", 2.0), lesson("yyny", 2.5)], 1),
-        # 4. Of equal all, the lower index.
-        ([lesson("yynn", 5.0), lesson("yynn", 5.0)], 0),
-        ([lesson("ynnn", 5.0), lesson("yyyn", 5.0), lesson("yyny", 5.0)], 1),
-        # A single lesson is kept, however wrong.
-        ([lesson("nnyy", 0.0)], 0),
-    ],
-)
-def test_selection_rule(lessons: list[Lesson], kept: int) -> None:
-    assert select(lessons, GOLD) == kept
-
-
-def test_agreement_by_hand() -> None:
-    assert agreement(lesson("yynn", 0).checks, GOLD) == 1.0
-    assert agreement(lesson("yyyn", 0).checks, GOLD) == 0.75
-    assert agreement(lesson("nnyy", 0).checks, GOLD) == 0.0
 
 
 def test_selection_makes_better_lessons(edits: list[tuple[WorldTask, Truth]]) -> None:

@@ -31,6 +31,7 @@ VerifierModel = Annotated[
     typer.Option("--model", metavar="FOLDER", help="The verifier to start from; the shipped tiny base by default."),
 ]
 
+EDITS_MEND = "make one with `edit-r1 world make` or `edit-r1 verifier traces`, and give its folder"
 WORLD_MEND = "make one with `edit-r1 world make --out FOLDER`"
 VERIFIER_MEND = "train one with `edit-r1 verifier cold-start`, or give the folder of another verifier"
 EDITOR_MEND = "train one with `edit-r1 editor grpo`, or give the folder of another editor"
@@ -53,12 +54,17 @@ def existing_folder(path: Path, option: str, mend: str) -> Path:
     return path
 
 
-def world_folder(path: Path, *names: str) -> Path:
+def has_data_set(path: Path, name: str) -> bool:
+    """Whether a run directory holds a data set of that name."""
+    return (path / name / "dataset_info.json").is_file()
+
+
+def world_folder(path: Path, *names: str, mend: str = WORLD_MEND) -> Path:
     """Like `existing_folder`, for a world made by `edit-r1 world make`, with these data sets of it."""
-    existing_folder(path, "--data", WORLD_MEND)
+    existing_folder(path, "--data", mend)
     for name in names:
-        if not (path / name / "dataset_info.json").is_file():
-            raise UserError(f"--data {path} has no data set {name}; {WORLD_MEND}")
+        if not has_data_set(path, name):
+            raise UserError(f"--data {path} has no data set {name}; {mend}")
     return path
 
 

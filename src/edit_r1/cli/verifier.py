@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edit_r1.cli.options import (
+    EDITS_MEND,
     VERIFIER_MEND,
     Data,
     Out,
@@ -17,11 +18,58 @@ from edit_r1.cli.options import (
     Seed,
     VerifierModel,
     examples,
+    has_data_set,
     model_folder,
     world_folder,
 )
+from edit_r1.errors import UserError
 
-app = typer.Typer(no_args_is_help=True, help="Train the verifier: cold start first, then GCPO.")
+app = typer.Typer(no_args_is_help=True, help="Train the verifier: traces for real images, cold start, then GCPO.")
+
+
+@app.command(
+    "traces",
+    epilog=examples(
+        "edit-r1 verifier traces --edits edits.jsonl --preset my_recipe.toml",
+        "edit-r1 verifier traces --edits edits.jsonl --preset my_recipe.toml --resume",
+        "edit-r1 verifier traces --data runs/world --set gold.base_url=http://127.0.0.1:9000/v1",
+    ),
+)
+def traces(
+    edits: Annotated[
+        Path | None,
+        typer.Option("--edits", metavar="FILE.jsonl", help="The edits: one JSON object a line (docs/traces.md)."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="FOLDER", help="Or a world, whose data set `edits` is taken.")
+    ] = None,
+    preset: Preset = "qwen_vl/traces",
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    out: Out = Path("runs/traces"),
+    resume: Resume = False,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Select from the answers that there are, even if some are missing.")
+    ] = False,
+) -> None:
+    """Have teacher models write traces on edits of real images, and keep for each the one that agrees best with gold.
+
+    Teachers and gold are chat endpoints that the recipe names (paper section 2). Every answer is kept in a journal: a
+    run that ends early, for want of a server or of quota, goes on with --resume and asks only for what is missing.
+    """
+    from edit_r1.config import load_recipe
+    from edit_r1.stages import EDITS, TracesConfig
+
+    config = load_recipe(TracesConfig, preset, overrides or [], section="traces")
+    given = edits or data
+    if given is None or (edits and data):
+        raise UserError("give the edits as --edits FILE.jsonl or as --data FOLDER, one of the two")
+    if data is not None:
+        world_folder(data, EDITS)
+
+    from edit_r1.data.traces.run import run
+
+    run(config, edits=given, out=out, seed=seed, resume=resume, finish=finish)
 
 
 @app.command(
@@ -29,6 +77,7 @@ app = typer.Typer(no_args_is_help=True, help="Train the verifier: cold start fir
     epilog=examples(
         "edit-r1 verifier cold-start --data runs/world",
         "edit-r1 verifier cold-start --set steps=200 --out runs/longer_cold_start",
+        "edit-r1 verifier cold-start --data runs/traces --preset my_recipe.toml --model FOLDER",
     ),
 )
 def cold_start(
@@ -37,15 +86,21 @@ def cold_start(
     seed: Seed = 0,
     out: Out = Path("runs/cold_start"),
     resume: Resume = False,
-    data: Data = Path("runs/world"),
+    data: Annotated[
+        Path, typer.Option("--data", metavar="FOLDER", help="A world, or the folder of `edit-r1 verifier traces`.")
+    ] = Path("runs/world"),
     model: VerifierModel = None,
 ) -> None:
-    """Fine-tune the verifier on selected chain-of-thought traces of a pool of imperfect teachers (paper section 2)."""
+    """Fine-tune the verifier on selected chain-of-thought traces of a pool of imperfect teachers (paper section 2).
+
+    They are those that `edit-r1 verifier traces` has gathered if --data holds them; else teachers are simulated.
+    """
     from edit_r1.config import load_recipe
-    from edit_r1.stages import EDITS, ColdStartConfig
+    from edit_r1.stages import EDITS, TRACES, ColdStartConfig
 
     config = load_recipe(ColdStartConfig, preset, overrides or [], section="cold_start")
-    world_folder(data, EDITS)
+    if not has_data_set(data, TRACES):
+        world_folder(data, EDITS, mend=EDITS_MEND)
     if model is not None:
         model = model_folder(model, "--model", VERIFIER_MEND)
 

@@ -11,9 +11,10 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import datasets
+from datasets.arrow_writer import ArrowWriter
 from PIL import Image
 
 from edit_r1.errors import UserError
@@ -21,6 +22,9 @@ from edit_r1.files import disk_errors
 from edit_r1.records import Edit, EditTask, Preference, Principle
 
 RecordT = TypeVar("RecordT")
+
+_ROWS_IN_MEMORY = 100
+_MEND = "make it anew with the command that made it (`edit-r1 world make`, `edit-r1 verifier traces`)"
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,23 @@ class JudgedPair:
     preference: Preference
     first_truth: str = ""
     second_truth: str = ""
+
+
+@dataclass(frozen=True)
+class KeptTrace:
+    """An edit and the text on it that was kept for the cold start (paper section 2).
+
+    Attributes:
+        edit: with its principles; the checks of the text are theirs.
+        text: what the teacher wrote, word for word.
+        teacher: who wrote it.
+        agreement: share of its checks that agree with gold, in [0, 1].
+    """
+
+    edit: Edit
+    text: str
+    teacher: str
+    agreement: float
 
 
 def _png(image: Image.Image) -> dict[str, bytes]:
@@ -81,25 +102,46 @@ def _edit(row: dict[str, Any], task: EditTask, prefix: str) -> Edit:
     return Edit(task, row[f"{prefix}image"], row[f"{prefix}editor"], row[f"{prefix}seed"])
 
 
+@dataclass(frozen=True)
+class Records(Generic[RecordT]):
+    """Records on disk, each of which is read when it is looked at: there may be more pictures than memory holds."""
+
+    count: int
+    at: Callable[[int], RecordT]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> RecordT:
+        return self.at(index)
+
+    def __iter__(self) -> Iterator[RecordT]:
+        return map(self.at, range(self.count))
+
+
 def _write(path: Path, rows: Iterable[dict[str, Any]], columns: dict[str, Any]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
+    partial, arrow = path.with_name(f"{path.name}.partial"), path.with_name(f"{path.name}.arrow.partial")
+    features = datasets.Features(columns)
     with disk_errors(path):
-        datasets.Dataset.from_list(list(rows), features=datasets.Features(columns)).save_to_disk(partial)
+        with ArrowWriter(features=features, path=str(arrow), writer_batch_size=_ROWS_IN_MEMORY) as writer:
+            for row in rows:
+                writer.write(cast("dict[str, Any]", features.encode_example(row)))
+            writer.finalize()
+        datasets.Dataset.from_file(str(arrow)).save_to_disk(partial)
         shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
+        arrow.unlink()
 
 
-def _read(path: Path, columns: dict[str, Any], make: Callable[[dict[str, Any]], RecordT]) -> Iterator[RecordT]:
+def _read(path: Path, columns: dict[str, Any], make: Callable[[dict[str, Any]], RecordT]) -> Records[RecordT]:
     try:
         loaded = datasets.load_from_disk(str(path))
     except FileNotFoundError as error:
-        raise UserError(f"{path} is no data set; make one with `edit-r1 world make`") from error
+        raise UserError(f"{path} is no data set; {_MEND}") from error
     missing = set(columns) - set(loaded.column_names)
     if not isinstance(loaded, datasets.Dataset) or missing:
-        raise UserError(
-            f"{path} lacks the columns {', '.join(sorted(missing))}; make it anew with `edit-r1 world make`"
-        )
-    return (make(dict(row)) for row in loaded)
+        raise UserError(f"{path} lacks the columns {', '.join(sorted(missing))}; {_MEND}")
+    return Records(len(loaded), lambda index: make(dict(loaded[index])))
 
 
 def write_edits(path: Path, edits: Iterable[JudgedEdit]) -> None:
@@ -108,7 +150,7 @@ def write_edits(path: Path, edits: Iterable[JudgedEdit]) -> None:
     _write(path, rows, _TASK | _edit_columns(""))
 
 
-def read_edits(path: Path) -> Iterator[JudgedEdit]:
+def read_edits(path: Path) -> Records[JudgedEdit]:
     """Inverse of `write_edits`."""
     return _read(path, _TASK | _edit_columns(""), lambda row: JudgedEdit(_edit(row, _task(row), ""), row["truth"]))
 
@@ -145,4 +187,31 @@ def read_pairs(path: Path) -> Iterator[JudgedPair]:
         preference = Preference(task, first, second, row["choice"], row["annotator"])
         return JudgedPair(preference, row["first_truth"], row["second_truth"])
 
-    return _read(path, _PAIR, make)
+    return iter(_read(path, _PAIR, make))
+
+
+_TRACE = {
+    **_TASK,
+    **_edit_columns(""),
+    **dict.fromkeys(("text", "teacher"), datasets.Value("string")),
+    "agreement": datasets.Value("float64"),
+}
+
+
+def write_traces(path: Path, traces: Iterable[KeptTrace]) -> None:
+    """Write kept texts as one data set folder."""
+
+    def row(kept: KeptTrace) -> dict[str, Any]:
+        own = {"text": kept.text, "teacher": kept.teacher, "agreement": kept.agreement}
+        return _task_row(kept.edit.task) | _edit_row(kept.edit, "", "") | own
+
+    _write(path, map(row, traces), _TRACE)
+
+
+def read_traces(path: Path) -> Records[KeptTrace]:
+    """Inverse of `write_traces`."""
+
+    def make(row: dict[str, Any]) -> KeptTrace:
+        return KeptTrace(_edit(row, _task(row), ""), row["text"], row["teacher"], row["agreement"])
+
+    return _read(path, _TRACE, make)

@@ -10,7 +10,6 @@ done.json          the summary; a run without it is not finished
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import shutil
@@ -22,7 +21,7 @@ from pydantic import BaseModel
 
 from edit_r1.config import changed_keys, dump
 from edit_r1.errors import UserError
-from edit_r1.files import atomic_write, disk_errors, is_temporary
+from edit_r1.files import append_line, atomic_write, disk_errors, drop_partial_line, is_temporary
 from edit_r1.runs.environment import environment
 
 __all__ = ["Run", "atomic_write", "read_metrics"]
@@ -91,7 +90,7 @@ class Run:
         """
         values = {name: float(value) for name, value in metrics.items()}
         line = {"step": step, **{name: value if math.isfinite(value) else None for name, value in values.items()}}
-        _append(self.path / "metrics.jsonl", f"{json.dumps(line)}\n".encode())
+        append_line(self.path / "metrics.jsonl", json.dumps(line))
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every line of metrics.jsonl, in order."""
@@ -153,7 +152,7 @@ class Run:
         atomic_write(self.path / "environment.json", _json(first or here))
         metrics = self.path / "metrics.jsonl"
         if metrics.exists():
-            _drop_partial_line(metrics)
+            drop_partial_line(metrics)
         else:
             atomic_write(metrics, "")
 
@@ -177,20 +176,3 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); give --out another folder") from error
-
-
-def _append(path: Path, line: bytes) -> None:
-    with disk_errors(path), path.open("ab", buffering=0) as file:
-        size = file.tell()
-        try:
-            if file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, "short write")
-        except OSError:
-            file.truncate(size)
-            raise
-
-
-def _drop_partial_line(path: Path) -> None:
-    data = path.read_bytes()
-    if data and not data.endswith(b"\n"):
-        atomic_write(path, data[: data.rfind(b"\n") + 1])

@@ -1,12 +1,13 @@
 """Cold start (paper section 2): imperfect teachers write texts on each edit, gold picks one, SFT on what was kept.
 
-In the built-in world the teachers are simulated and gold is the oracle.
+In the built-in world the teachers are simulated and gold is the oracle. On real images both are models, whose texts
+`edit-r1 verifier traces` has gathered and selected.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,21 @@ from datasets import Dataset
 
 from edit_r1 import assets
 from edit_r1.data.gold import truth_of
-from edit_r1.data.store import JudgedEdit, read_edits
-from edit_r1.stages import EDITS, ColdStartConfig, TraceForm
+from edit_r1.data.store import JudgedEdit, KeptTrace, read_edits, read_traces
+from edit_r1.errors import UserError
+from edit_r1.records import Failure, Provenance
+from edit_r1.stages import EDITS, TRACES, ColdStartConfig, TraceForm
 from edit_r1.training.backbone import load_backbone
 from edit_r1.training.hard_cases import harden
 from edit_r1.training.processes import open_run
 from edit_r1.training.sft import example, fine_tune, finish
 from edit_r1.verifier.prompting import build_prompt
-from edit_r1.verifier.trace import format_trace
+from edit_r1.verifier.selection import agreement, select
+from edit_r1.verifier.trace import format_trace, parse_trace, thoughts
 from edit_r1.world.principles import compare
 from edit_r1.world.scene import Scene
 from edit_r1.world.tasks import Truth, world_task
-from edit_r1.world.teachers import TEACHERS, Lesson, agreement, select, teach
+from edit_r1.world.teachers import TEACHERS, Lesson, teach
 
 
 def written(form: TraceForm, source: Scene, truth: Truth, kept: Lesson) -> str:
@@ -42,14 +46,13 @@ def written(form: TraceForm, source: Scene, truth: Truth, kept: Lesson) -> str:
 
 
 def selected_traces(
-    edits: Iterator[JudgedEdit], config: ColdStartConfig, seed: int, statistics: Counter[str]
+    edits: Iterable[JudgedEdit], config: ColdStartConfig, seed: int, statistics: Counter[str]
 ) -> Iterator[dict[str, Any]]:
     """One SFT row per edit: the kept text. `statistics` counts who was kept, and the checks kept right and in all."""
     rng, hard = np.random.default_rng([seed, 7]), np.random.default_rng([seed, 8])
     for judged in edits:
         task, edit = world_task(judged.edit.task), judged.edit
-        source = task.scene
-        truth = truth_of(edit, judged.truth)
+        truth, source = truth_of(edit, judged.truth), task.scene
         if hard.random() < config.hard_share:
             edit, truth, source = harden(hard, task, edit, truth)
         gold = [finding.met for finding in truth.findings]
@@ -63,16 +66,56 @@ def selected_traces(
         yield example(edit.task.source, edit.image, prompt.text, written(config.form, source, truth, kept))
 
 
+def recorded(kept: KeptTrace, form: TraceForm, template: str) -> dict[str, Any]:
+    """One SFT row of a text that was kept: its thoughts, checks and score in the form that the verifier shall write.
+
+    Whatever else the teacher wrote (fences, prose around the checks) is left out.
+
+    Raises:
+        UserError: the text cannot be read; the data set was not written by this version.
+    """
+    task = kept.edit.task
+    verdict = parse_trace(kept.text, task.principles, Provenance(kept.teacher, "", "", "", 0))
+    if isinstance(verdict, Failure):
+        raise UserError(f"a kept text cannot be read ({verdict.kind}); make the traces anew")
+    reasoning = thoughts(kept.text) if form in ("full", "think") else ""
+    checks = verdict.checks if form in ("full", "verify") else ()
+    shown = [replace(check, reason="") for check in checks] if form == "verify" else checks
+    text = (f"<think>\n{reasoning}\n</think>\n" if reasoning else "") + format_trace(shown, verdict.score)
+    prompt = build_prompt(task, kept.edit.image, task.principles if checks else (), template)
+    return example(task.source, kept.edit.image, prompt.text, text)
+
+
+def lessons(config: ColdStartConfig, data: Path, seed: int) -> tuple[Dataset, dict[str, int]]:
+    """The SFT rows, and what there is to say of them: of the data set `traces` if `data` has one, else of `edits`.
+
+    Real images are read, and their texts made rows of, when their turn comes: they may not all fit into memory.
+    """
+    template = config.backbone.template
+    if (data / TRACES / "dataset_info.json").is_file():
+        kept = read_traces(data / TRACES)
+
+        def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+            found = [recorded(kept[index], config.form, template) for index in batch["index"]]
+            return {key: [row[key] for row in found] for key in found[0]}
+
+        return Dataset.from_dict({"index": list(range(len(kept)))}).with_transform(rows), {"traces": len(kept)}
+    statistics: Counter[str] = Counter()
+    selected = list(selected_traces(read_edits(data / EDITS), config, seed, statistics))
+    return Dataset.from_list(selected), {"traces": len(selected), **statistics}
+
+
 def run(config: ColdStartConfig, *, data: Path, model: Path | None, out: Path, seed: int, resume: bool) -> None:
-    """Fine-tune the verifier in `model` (default: the shipped base) on edits in `data`; the result is `out/model`."""
+    """Fine-tune the verifier in `model` (default: the shipped base) on what `data` holds; the result is `out/model`.
+
+    Raises:
+        UserError: `data` holds a text that cannot be read.
+    """
     folder = open_run(out, config, resume, {"seed": seed, "data": str(data), "model": str(model)})
     if folder.done is not None:
         return
     torch.manual_seed(seed)
     verifier, processor = load_backbone(model or assets.VERIFIER, config.backbone)
-    statistics: Counter[str] = Counter()
-    rows = list(selected_traces(read_edits(data / EDITS), config, seed, statistics))
-    trainer = fine_tune(
-        verifier, processor, Dataset.from_list(rows), config, folder, "Cold start", seed=seed, resume=resume
-    )
-    finish(folder, trainer, processor, {"traces": len(rows), **statistics})
+    dataset, summary = lessons(config, data, seed)
+    trainer = fine_tune(verifier, processor, dataset, config, folder, "Cold start", seed=seed, resume=resume)
+    finish(folder, trainer, processor, summary)

@@ -1,12 +1,11 @@
 """Questions that edit data do not hold, for a verifier that must stand attacks on a reward (docs/sanity.md).
 
-A verifier that has only seen honest questions answers these from habit (LOG.md): it takes what was asked from the change
-that it sees, loses its words at a blank picture, and is moved by a "yes" in the instruction.
+A verifier that has only seen honest questions answers these from habit (LOG.md): it takes what was asked from the
+change that it sees, loses its words at a blank picture, and is moved by a "yes" in the instruction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +22,7 @@ from edit_r1.world.words import vocabulary
 Case = tuple[Edit, Truth, Scene]
 """What is shown and asked, the truth of it, and the scene that stands in the place of the source."""
 _STRAY = 8  # words at most
+_ANSWERS = ["yes", "no"] * 40  # as often as all scores together
 
 
 def harden(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
@@ -53,7 +53,7 @@ def blank(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
 
 def with_stray_words(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
     """An instruction that ends in words without sense, of which some could be read as an answer."""
-    words: Sequence[str] = [word for word in vocabulary() if word.strip() and not word.startswith(("<", "[", "="))]
-    stray = rng.choice(np.array(words), size=int(rng.integers(1, _STRAY + 1)))
+    words = [word for word in vocabulary() if word.strip() and not word.startswith(("<", "[", "="))]
+    stray = rng.choice(np.array(words + _ANSWERS), size=int(rng.integers(1, _STRAY + 1)))
     asked = replace(edit.task, instruction=" ".join([edit.task.instruction, *map(str, stray)]))
     return replace(edit, task=asked), truth, task.scene

@@ -13,7 +13,7 @@ from PIL.Image import Image
 from edit_r1.errors import UserError
 from edit_r1.images import image_hash
 from edit_r1.records import Failure, FailureKind, Principle, PrincipleCategory
-from edit_r1.verifier.engines.base import Engine
+from edit_r1.verifier.engines.base import Completion, Engine
 from edit_r1.verifier.prompting import build_decomposition, one_line, single_seed
 
 MIN_PRINCIPLES, MAX_PRINCIPLES = 3, 20
@@ -83,13 +83,17 @@ class ChatDecomposer:
         answers = self._engine.generate(
             [prompt], n=1, seed=seed, max_tokens=self._max_tokens, temperature=self._temperature
         )
-        answer = answers[0][0]
-        if answer.failure is not None:
-            return answer.failure
-        parsed = parse_principles(answer.text)
-        if isinstance(parsed, Failure) and not answer.finished and parsed.kind != "empty":
-            return Failure("truncated", answer.text)
-        return parsed
+        return read_principles(answers[0][0])
+
+
+def read_principles(answer: Completion) -> tuple[Principle, ...] | Failure:
+    """Parse a decomposer's completion; one that was cut off inside its list is `truncated`."""
+    if answer.failure is not None:
+        return answer.failure
+    parsed = parse_principles(answer.text)
+    if isinstance(parsed, Failure) and not answer.finished and parsed.kind != "empty":
+        return Failure("truncated", answer.text)
+    return parsed
 
 
 def cached(decomposer: Decomposer, max_entries: int = 100_000) -> CachedDecomposer:

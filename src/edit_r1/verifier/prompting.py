@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 from typing import cast, get_args
 
 from PIL.Image import Image
@@ -24,6 +25,7 @@ from edit_r1.records import EditTask, Principle, PrincipleCategory
 from edit_r1.verifier.markers import neutralise
 
 __all__ = [
+    "SYSTEMS",
     "TEMPLATES",
     "Exemplar",
     "Prompt",
@@ -32,6 +34,7 @@ __all__ = [
     "draw_exemplars",
     "image_hash",
     "load_exemplars",
+    "load_system",
     "load_template",
     "neutralise",
     "one_line",
@@ -41,6 +44,9 @@ __all__ = [
 
 TEMPLATES = ("compact", "verify", "decompose")
 """Shipped prompt files: `compact` for the tiny verifier, `verify` for real VLMs, `decompose` for the principles."""
+
+SYSTEMS = ("plain", "strict", "terse", "gold")
+"""Shipped system prompts: three manners of teachers, and the one of the stronger model that decides between them."""
 
 EXEMPLARS_PER_QUERY = 4
 """Exemplars drawn for each decomposition, as in the paper (its pool has 60, ours is `len(load_exemplars())`)."""
@@ -79,6 +85,26 @@ def load_template(name: str) -> str:
     return (
         resources.files("edit_r1.verifier").joinpath("prompts", f"{name}.txt").read_text(encoding="utf-8").rstrip("\n")
     )
+
+
+def load_system(name: str) -> str:
+    """A system prompt: one of the shipped `SYSTEMS` by its name, or the text of a file whose name ends with `.txt`.
+
+    Raises:
+        UserError: no shipped prompt has that name; the file is missing, unreadable or empty.
+    """
+    if name in SYSTEMS:
+        file = resources.files("edit_r1.verifier").joinpath("prompts", "system", f"{name}.txt")
+        return file.read_text(encoding="utf-8").strip()
+    if not name.endswith(".txt"):
+        raise UserError(f"no system prompt is called {name!r}: choose one of {', '.join(SYSTEMS)}, or give a .txt file")
+    try:
+        text = Path(name).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the system prompt {name} cannot be read ({error}); give the path of a text file") from error
+    if not text:
+        raise UserError(f"the system prompt {name} is empty; write what the teacher should heed")
+    return text
 
 
 def prompt_hash(template: str) -> str:

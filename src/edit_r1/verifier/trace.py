@@ -126,17 +126,32 @@ def parse_trace(text: str, principles: Sequence[Principle], provenance: Provenan
     Returns:
         A `Verdict` with each principle checked once, in order, and a score in [0, 10]; or a `Failure` with `text`.
     """
-    body = _after_thinking(text)
-    layout = _Layout.read(body)
-    kind = _shape_failure(body, layout, len(principles)) or _checks_failure(layout, len(principles))
-    if kind is not None:
-        return Failure(kind, text)
+    checked = _checks(text, principles)
+    if isinstance(checked, str):
+        return Failure(checked, text)
+    checks, layout = checked
     score = _read_score(layout)
     if isinstance(score, str):
         return Failure(score, text)
-    answers = {block.number: block for block in layout.blocks}
-    checks = tuple(_check(principle, answers[number]) for number, principle in enumerate(principles, start=1))
     return Verdict(checks=checks, score=score, trace=text, provenance=provenance)
+
+
+def parse_checks(text: str, principles: Sequence[Principle]) -> tuple[Check, ...] | Failure:
+    """Read the checks of a trace alone, by the same rule, where its score does not matter and may even be missing."""
+    checked = _checks(text, principles)
+    return Failure(checked, text) if isinstance(checked, str) else checked[0]
+
+
+def thoughts(text: str) -> str:
+    """The free reasoning of a trace, stripped of whatever a model or the parser would obey; empty where there is none.
+
+    It is what stands before the last `</think>`, on as many lines as it has.
+    """
+    ends = list(_THINK_CLOSE.finditer(text))
+    if not ends:
+        return ""
+    reasoning = _THINK_CLOSE.sub("", _THINK_OPEN.sub("", text[: ends[-1].start()]))
+    return neutralise(reasoning).strip()
 
 
 def stated_average(text: str) -> float | None:
@@ -218,6 +233,17 @@ def _after_thinking(text: str) -> str:
         text = text.replace("**", "")
     ends = list(_THINK_CLOSE.finditer(text))
     return text[ends[-1].end() :] if ends else text
+
+
+def _checks(text: str, principles: Sequence[Principle]) -> tuple[tuple[Check, ...], _Layout] | FailureKind:
+    """One check per principle, in order, and the layout that they were found in; or what keeps them from being read."""
+    body = _after_thinking(text)
+    layout = _Layout.read(body)
+    kind = _shape_failure(body, layout, len(principles)) or _checks_failure(layout, len(principles))
+    if kind is not None:
+        return kind
+    answers = {block.number: block for block in layout.blocks}
+    return tuple(_check(principle, answers[number]) for number, principle in enumerate(principles, start=1)), layout
 
 
 def _shape_failure(body: str, layout: _Layout, count: int) -> FailureKind | None:

@@ -16,7 +16,7 @@ from edit_r1.verifier.engines.base import Completion, Engine
 from edit_r1.verifier.prompting import build_prompt, prompt_hash
 from edit_r1.verifier.trace import parse_trace
 
-__all__ = ["Completion", "Engine", "Judgement", "Verifier", "read_completion"]
+__all__ = ["Completion", "Engine", "Judgement", "Verifier", "read_completion", "unread"]
 
 _SCORE_END = "</score>"
 
@@ -174,8 +174,13 @@ def read_completion(
     completion: Completion, principles: Sequence[Principle], provenance: Provenance
 ) -> Verdict | Failure:
     """Parse a completion. One that was cut off is `truncated`, unless the cut came right after the end of its score."""
+    return unread(completion) or parse_trace(completion.text, principles, provenance)
+
+
+def unread(completion: Completion) -> Failure | None:
+    """Why a completion need not be parsed: there is no answer, or it was cut off before the end of its score."""
     if completion.failure is not None:
         return completion.failure
     if not completion.finished and not completion.text.rstrip().lower().endswith(_SCORE_END):
         return Failure("truncated", completion.text)
-    return parse_trace(completion.text, principles, provenance)
+    return None

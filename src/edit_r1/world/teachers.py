@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from numpy.random import Generator
@@ -51,19 +50,3 @@ def teach(rng: Generator, teacher: Teacher, task: WorldTask, truth: Truth) -> Le
     share = sum(check.met for check in checks) / len(checks)
     raw = 0.0 if truth.noop else 10 * share**teacher.strictness + rng.normal(0, teacher.spread)
     return Lesson(teacher.name, tuple(checks), min(10.0, max(0.0, round(raw * 2) / 2)))
-
-
-def agreement(checks: Sequence[Check], gold: Sequence[bool]) -> float:
-    """Share of checks that agree with gold."""
-    return sum(check.met == met for check, met in zip(checks, gold, strict=True)) / len(gold)
-
-
-def select(lessons: Sequence[Lesson], gold: Sequence[bool]) -> int:
-    """Index of the text to keep (paper section 2): agreement with gold, then average, then score, then lower index."""
-
-    def rank(index: int) -> tuple[float, float, float, int]:
-        lesson = lessons[index]
-        average = sum(check.met for check in lesson.checks) / len(lesson.checks)
-        return agreement(lesson.checks, gold), average, lesson.score, -index
-
-    return max(range(len(lessons)), key=rank)

@@ -49,6 +49,7 @@ class OpenAIEngine:
         retries: further tries after the first.
         backoff: seconds before the first further try; doubles each time, up to 30 s; `Retry-After` is obeyed.
         timeout: seconds for one request.
+        system: a system message that goes before every question; empty for none.
         extra: fields merged into every request, for what one server needs and others do not know.
         sleep: replaced in tests.
 
@@ -68,6 +69,7 @@ class OpenAIEngine:
         retries: int = 4,
         backoff: float = 0.5,
         timeout: float = 120.0,
+        system: str = "",
         extra: JSON | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -79,6 +81,7 @@ class OpenAIEngine:
         self._concurrency = max(1, concurrency)
         self._retries = max(0, retries)
         self._backoff = backoff
+        self._system: list[JSON] = [{"role": "system", "content": system}] if system else []
         self._extra = dict(extra or {})
         self._sleep = sleep
         self._down = threading.Event()  # set once a prompt ran out of tries to connect: the others then try only once
@@ -108,8 +111,8 @@ class OpenAIEngine:
             settings = {**settings, "logprobs": True, "top_logprobs": _TOP_LOGPROBS}
 
         def answer(prompt: Prompt) -> list[Completion]:
-            request = {**settings, "messages": [{"role": "user", "content": _content(prompt)}], **self._extra}
-            return self._samples(request, n, seed)
+            messages = [*self._system, {"role": "user", "content": _content(prompt)}]
+            return self._samples({**settings, "messages": messages, **self._extra}, n, seed)
 
         with ThreadPoolExecutor(max_workers=min(self._concurrency, len(prompts))) as pool:
             return list(pool.map(answer, prompts))
@@ -208,11 +211,9 @@ def _completion(choice: object) -> Completion:
 
 
 def _text(content: object) -> str:
-    """Content is a string, or a list of parts with text."""
-    if isinstance(content, list):
-        parts = [_entry(part, "text") for part in cast("list[object]", content)]
-        return "".join(part for part in parts if isinstance(part, str))
-    return content if isinstance(content, str) else ""
+    """Content is a string, or a list of parts with text; half a character, which cannot be encoded, becomes `?`."""
+    parts = [_entry(part, "text") for part in cast("list[object]", content)] if isinstance(content, list) else [content]
+    return "".join(part for part in parts if isinstance(part, str)).encode(errors="replace").decode()
 
 
 def _score_probs(choice: object) -> dict[float, float] | None:

@@ -1,0 +1,175 @@
+"""`edit-r1 verifier traces`: principles first, then gold and texts, then the selection of one text for each edit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+from edit_r1.data.store import KeptTrace, Records, write_traces
+from edit_r1.data.traces.asking import Endpoint, Subject, ask, connect
+from edit_r1.data.traces.journal import Journal, Request
+from edit_r1.data.traces.manifest import edit_key, read_manifest, task_key, world_edits
+from edit_r1.data.traces.selection import Entry, decide, principles_of
+from edit_r1.data.traces.statistics import Statistics
+from edit_r1.errors import UserError
+from edit_r1.records import Edit, Principle
+from edit_r1.runs.progress import track
+from edit_r1.runs.run import Run
+from edit_r1.stages import TRACES, TracesConfig
+from edit_r1.verifier.prompting import Prompt, build_decomposition, build_prompt, load_system, prompt_hash
+
+_SHOWN = 160
+"""Characters of a server's reason that a message quotes."""
+
+
+def run(config: TracesConfig, *, edits: Path, out: Path, seed: int, resume: bool, finish: bool) -> None:
+    """Have texts written on edits and keep the best of each, as the data set `out/traces`.
+
+    Args:
+        config: whom to ask.
+        edits: a JSONL manifest, or the folder of a world, whose data set `edits` is taken.
+        out: the run directory.
+        seed: of the sampling and of the decomposer's exemplars.
+        resume: go on with what is in `out`: only what has no answer there is asked for.
+        finish: select even if answers are missing.
+
+    Raises:
+        UserError: a bad edit (nothing is asked then); answers are missing at the end and `finish` is off; there is
+            no text to keep; an image can no longer be read; the disk is full.
+    """
+    records = world_edits(edits) if edits.is_dir() else read_manifest(edits)
+    with closing(Inquiry(config, records, seed)) as inquiry:
+        inputs = {"seed": seed, "edits": str(edits), "prompts": inquiry.prompts}
+        folder = Run.open(out, config, resume, inputs=inputs)
+        if folder.done is not None:
+            return
+        journal = Journal(folder.path / "journal.jsonl")
+        missing = inquiry.ask_principles(journal) + inquiry.ask_texts(journal)
+        if missing and not finish:
+            raise UserError(_shortfall(missing, journal, folder.path))
+        statistics = Statistics(teacher.name for teacher in config.teachers)
+        kept = inquiry.kept(journal, statistics)
+        first = next(kept, None)
+        if first is None:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(statistics.dropped.items()) if count)
+            raise UserError(f"no edit has a text to keep ({reasons}); see what the models wrote in {journal.path}")
+        write_traces(folder.path / TRACES, chain([first], kept))
+        folder.finish({"statistics": statistics.document()})
+
+
+class Inquiry:
+    """Whom a run asks about what. Every edit is looked at once here, so that a bad image is told before any request.
+
+    Raises:
+        UserError: an image cannot be read; an endpoint has no address or no key; there is no such system prompt.
+    """
+
+    def __init__(self, config: TracesConfig, records: Records[Edit], seed: int) -> None:
+        self._config, self._records, self._seed = config, records, seed
+        systems = {teacher.name: load_system(teacher.system) for teacher in config.teachers}
+        gold_system = load_system(config.gold.system)
+        self._decomposer = connect("principles", config.decomposer or config.gold)
+        self._gold = connect("gold", config.gold, system=gold_system)
+        self._teachers = [
+            connect("teacher", teacher, name=teacher.name, texts=teacher.texts, system=systems[teacher.name])
+            for teacher in config.teachers
+        ]
+        self.prompts = {
+            config.template: prompt_hash(config.template),
+            "gold": _hash(gold_system),
+            **{f"teacher {name}": _hash(text) for name, text in systems.items()},
+        }
+        self._entries = _remember(records)
+
+    def close(self) -> None:
+        """Close the connections."""
+        for endpoint in (self._decomposer, self._gold, *self._teachers):
+            endpoint.engine.close()
+
+    def ask_principles(self, journal: Journal) -> list[Request]:
+        """Have the principles named, once for each task, of the edits that bring none; what is missing comes back."""
+        subjects = [Subject(task, partial(self._decomposition, entry)) for task, entry in self._undecided().items()]
+        return self._ask("Principles", [self._decomposer], subjects, journal)
+
+    def ask_texts(self, journal: Journal) -> list[Request]:
+        """Ask gold and the teachers about every edit whose principles are known; what is missing comes back."""
+        subjects = [
+            Subject(entry.key, partial(self._inspection, entry, principles))
+            for entry in self._entries
+            if isinstance(principles := principles_of(entry, journal), tuple)
+        ]
+        return self._ask("Traces", [self._gold, *self._teachers], subjects, journal)
+
+    def kept(self, journal: Journal, statistics: Statistics) -> Iterator[KeptTrace]:
+        """The edits with the text that is kept, in their order; `statistics` counts all of them on the way."""
+        statistics.dropped["duplicate"] += len(self._records) - len(self._entries)
+        for entry in self._undecided().values():
+            named = principles_of(entry, journal)
+            if named is not None:
+                statistics.decomposer.add(named)
+        for entry in self._entries:
+            decision = decide(
+                entry, journal, [request for teacher in self._teachers for request in teacher.requests(entry.key)]
+            )
+            statistics.add(decision)
+            if decision.kept is not None:
+                edit = self._records[entry.index]
+                judged = replace(edit, task=replace(edit.task, principles=decision.principles))
+                agreement = decision.agreement(decision.kept)
+                assert agreement is not None
+                yield KeptTrace(judged, decision.kept.trace, decision.teacher, agreement)
+
+    def _undecided(self) -> dict[str, Entry]:
+        """For each task whose edits bring no principles one of them."""
+        return {entry.task: entry for entry in self._entries if not entry.given}
+
+    def _ask(self, title: str, endpoints: list[Endpoint], subjects: list[Subject], journal: Journal) -> list[Request]:
+        patience = self._config.give_up_after
+        return ask(title, endpoints, subjects, journal, give_up_after=patience, seed=self._seed)
+
+    def _decomposition(self, entry: Entry) -> Prompt:
+        task = self._records[entry.index].task
+        return build_decomposition(task.source, task.instruction, self._seed)
+
+    def _inspection(self, entry: Entry, principles: tuple[Principle, ...]) -> Prompt:
+        edit = self._records[entry.index]
+        return build_prompt(edit.task, edit.image, principles, self._config.template)
+
+
+def _remember(records: Records[Edit]) -> list[Entry]:
+    """Open every edit once, and keep its keys and principles: the first of those that are equal."""
+    entries: dict[str, Entry] = {}
+    with track("Reading edits", total=len(records)) as bar:
+        for index, edit in enumerate(records):
+            key = edit_key(edit)
+            entries.setdefault(key, Entry(index, key, task_key(edit.task), edit.task.principles))
+            bar.advance()
+    return list(entries.values())
+
+
+def _shortfall(missing: list[Request], journal: Journal, path: Path) -> str:
+    """One line that says whose answers are missing, with the last reason of each, and how to go on."""
+    counts: Counter[str] = Counter()
+    reasons: dict[str, str] = {}
+    for request in missing:
+        who = f"{request.role} {request.teacher}".strip()
+        counts[who] += 1
+        answer = journal.answer(request)
+        if answer is not None and answer.failure is not None:
+            reasons[who] = " ".join(answer.failure.text.split())[:_SHOWN]
+    listed = "; ".join(f"{who} {count}: {reasons.get(who, 'not asked')}" for who, count in counts.items())
+    number = "1 answer is" if len(missing) == 1 else f"{len(missing)} answers are"
+    return (
+        f"{number} missing ({listed}); the others are safe in {path}: continue with --resume, "
+        "or add --finish as well to select from what is there"
+    )
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
