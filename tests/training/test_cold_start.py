@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from edit_r1.data.gold import gold_checks
 from edit_r1.data.store import read_edits
 from edit_r1.records import Provenance, Verdict
 from edit_r1.runs.run import Run
-from edit_r1.stages import EDITS, ColdStartConfig
+from edit_r1.stages import EDITS, ColdStartConfig, TraceForm
 from edit_r1.training import cold_start, sft
 from edit_r1.verifier.trace import parse_trace
 
@@ -25,7 +26,8 @@ def test_kept_texts_are_readable_and_agree_with_gold_better_than_any_teacher(tmp
     """Every kept text parses; selection lifts agreement above the teachers' own (their errors are 5 to 30%)."""
     data = tiny_world(tmp_path)
     statistics: Counter[str] = Counter()
-    rows = list(cold_start.selected_traces(read_edits(data / EDITS), 0, statistics))
+    easy = ColdStartConfig(hard_share=0)
+    rows = list(cold_start.selected_traces(read_edits(data / EDITS), easy, 0, statistics))
     right = total = 0
     for row, judged in zip(rows, read_edits(data / EDITS), strict=True):
         text = row["completion"][0]["content"]
@@ -38,6 +40,36 @@ def test_kept_texts_are_readable_and_agree_with_gold_better_than_any_teacher(tmp
     assert (statistics["right"], statistics["checks"]) == (right, total)
     assert right / total > 0.97
     assert sum(statistics[name] for name in ("plain", "lenient", "strict")) == len(rows)
+
+
+def test_every_form_of_a_text_holds_its_part(tmp_path: Path) -> None:
+    """`verify` keeps checks and score, `think` thoughts and score, `direct` the score; all of them the same score.
+
+    Without principles in the prompt the text holds no check; what is thought names all four places.
+    """
+    edits = list(read_edits(tiny_world(tmp_path) / EDITS))
+    unknown = Provenance("", "", "", "", 0)
+
+    def texts(form: TraceForm) -> list[tuple[str, str]]:
+        config = ColdStartConfig(form=form)
+        rows = cold_start.selected_traces(edits, config, 0, Counter())
+        return [(row["prompt"][0]["content"], row["completion"][0]["content"]) for row in rows]
+
+    forms: dict[TraceForm, list[tuple[str, str]]] = {form: texts(form) for form in get_args(TraceForm)}
+    for place, judged in enumerate(edits):
+        principles = judged.edit.task.principles
+        full, verify = (parse_trace(forms[form][place][1], principles, unknown) for form in ("full", "verify"))
+        think, direct = (parse_trace(forms[form][place][1], (), unknown) for form in ("think", "direct"))
+        verdicts = [verdict for verdict in (full, verify, think, direct) if isinstance(verdict, Verdict)]
+        assert len(verdicts) == 4
+        assert len({verdict.score for verdict in verdicts}) == 1
+        assert [check.met for check in verdicts[0].checks] == [check.met for check in verdicts[1].checks]
+        assert all(check.reason for check in verdicts[0].checks)
+        assert not any(check.reason for check in verdicts[1].checks)
+        assert "bottom-right" in forms["think"][place][1]
+        assert forms["direct"][place][1] == f"<score> {verdicts[0].score} </score>"
+        assert all("?" not in forms[form][place][0] for form in ("think", "direct"))
+        assert forms["verify"][place][0] == forms["full"][place][0]
 
 
 class Interrupted(Exception):

@@ -45,9 +45,9 @@ def swapped(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
 
 
 def blank(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
-    """A picture of one colour in place of the edit, black in half of the cases."""
-    colour = np.zeros(3) if rng.random() < 0.5 else rng.random(3)
-    picture = np.broadcast_to(colour.astype(np.float32), (SIDE, SIDE, 3))
+    """A picture of one grey in place of the edit, black in half of the cases; brighter ones would count as noise."""
+    grey = 0.0 if rng.random() < 0.5 else 0.5 * rng.random()
+    picture = np.full((SIDE, SIDE, 3), grey, np.float32)
     return replace(edit, image=to_image(picture)), task.judge(read_images(picture[None])[0]), task.scene
 
 
