@@ -65,15 +65,14 @@ def test_a_copy_is_not_exchanged() -> None:
 
 
 def test_the_truth_of_a_blank_picture_is_what_the_oracle_reads() -> None:
-    """No thing is seen in it, how bright it may be, and nothing that it should be free of."""
+    """No thing is seen in it, and nothing that it should be free of."""
     rng = np.random.default_rng(1)
     for task, edit, truth in right_edits():
         shown, found, source = blank(rng, task, edit, truth)
         assert source == task.scene
-        assert len(np.unique(np.asarray(shown.image).reshape(-1, 3), axis=0)) == 1
         assert found.reading.scene.things == []
         assert not found.reading.defects
-        assert found.reading.scene == seen(shown)[1].scene
+        assert found.reading.scene.background == seen(shown)[1].scene.background
 
 
 def test_stray_words_change_the_instruction_alone() -> None:
@@ -91,10 +90,10 @@ def test_stray_words_change_the_instruction_alone() -> None:
 
 
 def test_each_kind_is_drawn() -> None:
-    """Of 120 right edits about a third is left with other pictures, a third with more words."""
+    """Of 120 right edits about a third has the pictures exchanged, a third another picture, and a third more words."""
     rng = np.random.default_rng(3)
     made = [(edit, harden(rng, task, edit, truth)[0]) for task, edit, truth in right_edits(120)]
     words = sum(after.task.instruction != before.task.instruction for before, after in made)
     sources = sum(after.task.source is not before.task.source for before, after in made)
-    blanks = sum(len(np.unique(np.asarray(after.image).reshape(-1, 3), axis=0)) == 1 for _, after in made)
+    blanks = sum(after.image not in (before.image, before.task.source) for before, after in made)
     assert all(25 < count < 55 for count in (words, sources, blanks)), (words, sources, blanks)

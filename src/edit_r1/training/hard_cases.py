@@ -14,8 +14,8 @@ from numpy.random import Generator
 from edit_r1.records import Edit
 from edit_r1.world.oracle import Reading, read_images
 from edit_r1.world.principles import ThingKeeps
-from edit_r1.world.render import SIDE, to_image
-from edit_r1.world.scene import Scene
+from edit_r1.world.render import SIDE, render, to_image
+from edit_r1.world.scene import FRAME, Scene, pick
 from edit_r1.world.tasks import Truth, WorldTask
 from edit_r1.world.words import vocabulary
 
@@ -45,10 +45,13 @@ def swapped(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
 
 
 def blank(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
-    """A picture of one grey in place of the edit, black in half of the cases; brighter ones would count as noise."""
-    grey = 0.0 if rng.random() < 0.5 else 0.5 * rng.random()
-    picture = np.full((SIDE, SIDE, 3), grey, np.float32)
-    return replace(edit, image=to_image(picture)), task.judge(read_images(picture[None])[0]), task.scene
+    """Nothing in place of the edit: black in half of the cases, else a background without things."""
+    if rng.random() < 0.5:
+        picture = np.zeros((SIDE, SIDE, 3), np.float32)
+        return replace(edit, image=to_image(picture)), task.judge(read_images(picture[None])[0]), task.scene
+    nothing = Scene((None,) * 4, **{key: pick(rng, values) for key, values in FRAME.items()})
+    found = task.judge(Reading(nothing, frozenset(), residual=0.0))
+    return replace(edit, image=to_image(render(nothing))), found, task.scene
 
 
 def with_stray_words(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
