@@ -11,6 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edit_r1.config import load_recipe
+from edit_r1.evaluation.claims import plan
+from edit_r1.evaluation.claims_table import NOISE, arms_table, gains_table, noise_table
+from edit_r1.stages import ClaimsRecipe
+
+CLAIMS = Path(__file__).parents[1] / "results" / "verifier_claims.json"
 Report = dict[str, Any]
 Measure = Callable[[Report], float]
 
@@ -57,6 +63,22 @@ mean score. *Copies*: edits that show the source's scene again.
 Success by category, all runs together:
 
 {categories}
+
+## The claims about verifiers
+
+    edit-r1 evaluate claims        # docs/claims.md says what is compared, and how it is kept equal
+
+Means over seeds, with the smallest and the largest; {rows} of {all_rows} results are there. *Tokens*: written per trace.
+*TFLOP*: training on top of pretraining. Gains are in points, with a 95% interval over seeds (Student's) where there are
+several.
+
+{arms}
+
+{gains}
+
+GCPO against wrong labels among the training pairs:
+
+{noise}
 
 ## The oracle
 
@@ -196,6 +218,14 @@ def _threads(folder: Path) -> int:
     return environment["threads"] or environment["cpus"]  # without a limit there is a thread per core
 
 
+def claims() -> dict[str, str]:
+    """The tables of results/verifier_claims.json, and how much of it there is."""
+    rows = json.loads(CLAIMS.read_text())
+    expected = 2 * len(plan(load_recipe(ClaimsRecipe, "claims").claims, NOISE))  # every result has two splits
+    tables = {"arms": arms_table(rows), "gains": gains_table(rows), "noise": noise_table(rows)}
+    return tables | {"rows": str(len(rows)), "all_rows": str(expected)}
+
+
 def page(folders: Sequence[Path]) -> str:
     """The whole of docs/results.md."""
     reports = [json.loads((folder / "report.json").read_text()) for folder in folders]
@@ -222,6 +252,7 @@ def page(folders: Sequence[Path]) -> str:
         "heldout": verifiers(names, heldout),
         "editors": editors(reports, names),
         "categories": categories(folders),
+        **claims(),
     }
     return PAGE.format(**values)
 

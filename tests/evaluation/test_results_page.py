@@ -29,11 +29,16 @@ def report(**changes: float) -> dict[str, Any]:
 
 def marks(found: dict[str, Any]) -> str:
     """One mark per target."""
-    return "".join(line.rstrip(" |")[-1] for line in PAGE["targets"]([found], ["seed 0"]).split("\n")[2:])
+    return "".join(line.rstrip(" |")[-1] for line in PAGE["targets"]([found], ["seed 0"], [2]).split("\n")[2:])
 
 
 def test_targets_are_met_at_their_bounds() -> None:
     assert marks(report()) == "✓" * 9
+
+
+def test_a_run_with_one_thread_says_nothing_of_the_time() -> None:
+    last = PAGE["targets"]([report(seconds=1500)], ["seed 1"], [1]).split("\n")[-1]
+    assert last == "| the demo: at most 15 minutes on two cores | – |"
 
 
 @pytest.mark.parametrize(

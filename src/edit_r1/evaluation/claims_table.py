@@ -88,9 +88,9 @@ def arms_table(rows: Sequence[Row]) -> str:
             if test:
                 flops, written = (statistics.fmean(row[key] for row in test) for key in ("train_flops", "trace_tokens"))
                 shown = [percent(test, key) for key in ("pairwise_accuracy", "tie_half", "check_accuracy")]
-                cost = [f"{written:.0f}", f"{flops / 1e15:.2f}"]
+                cost = [f"{written:.0f}", f"{flops / 1e12:.1f}"]
                 lines.append([size, arm, str(len(test)), *shown, percent(other, "tie_half"), *cost])
-    head = ["size", "arm", "seeds", "accuracy", "ties half", "checks", "ties half, held-out kinds", "tokens", "PFLOP"]
+    head = ["size", "arm", "seeds", "accuracy", "ties half", "checks", "ties half, held-out kinds", "tokens", "TFLOP"]
     return table(head, lines)
 
 
