@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from edit_r1.config import load_recipe
-from edit_r1.evaluation.claims import plan
 from edit_r1.evaluation.claims_table import NOISE, arms_table, gains_table, noise_table
 from edit_r1.stages import ClaimsRecipe
 
@@ -68,9 +67,9 @@ Success by category, all runs together:
 
     edit-r1 evaluate claims        # docs/claims.md says what is compared, and how it is kept equal
 
-Means over seeds, with the smallest and the largest; {rows} of {all_rows} results are there. *Tokens*: written per trace.
-*TFLOP*: training on top of pretraining. Gains are in points, with a 95% interval over seeds (Student's) where there are
-several.
+Means over seeds, with the smallest and the largest; {rows} of {all_rows} rows are there. *Tokens*: written per trace.
+*TFLOP*: training on top of pretraining. Gains are in points, with a 95% interval over seeds (Student's) where there
+are several.
 
 {arms}
 
@@ -220,6 +219,8 @@ def _threads(folder: Path) -> int:
 
 def claims() -> dict[str, str]:
     """The tables of results/verifier_claims.json, and how much of it there is."""
+    from edit_r1.evaluation.claims import plan  # here, for it loads torch
+
     rows = json.loads(CLAIMS.read_text())
     expected = 2 * len(plan(load_recipe(ClaimsRecipe, "claims").claims, NOISE))  # every result has two splits
     tables = {"arms": arms_table(rows), "gains": gains_table(rows), "noise": noise_table(rows)}
