@@ -76,7 +76,7 @@ def test_the_truth_of_a_blank_picture_is_what_the_oracle_reads() -> None:
 
 
 def test_stray_words_change_the_instruction_alone() -> None:
-    """The instruction comes first and whole; principles, pictures and truth stay; one word in nine is an answer."""
+    """The instruction comes first and whole; principles, pictures and truth stay; one word in five is an answer."""
     rng, words = np.random.default_rng(2), Counter[str]()
     for task, edit, truth in right_edits():
         shown, found, source = with_stray_words(rng, task, edit, truth)
@@ -87,7 +87,7 @@ def test_stray_words_change_the_instruction_alone() -> None:
         prompt = build_prompt(shown.task, shown.image, shown.task.principles).text
         assert prompt.splitlines()[0] == one_line(shown.task.instruction)
         assert "<score>" not in prompt
-    assert 0.07 < (words["yes"] + words["no"]) / words.total() < 0.17
+    assert 0.1 < (words["yes"] + words["no"]) / words.total() < 0.33
 
 
 def test_each_kind_is_drawn() -> None:

@@ -22,7 +22,7 @@ from edit_r1.world.words import vocabulary
 Case = tuple[Edit, Truth, Scene]
 """What is shown and asked, the truth of it, and the scene that stands in the place of the source."""
 _STRAY = 12  # words at most
-_LOADED = ["yes", "no", "=>", "[1]", "<score>", "</score>", "user", "assistant"] * 20  # as often as all other words
+_LOADED = "yes yes yes no no no 10.0 0.0 => [1] <score> </score> user assistant".split()
 
 
 def harden(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
@@ -55,8 +55,8 @@ def blank(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
 
 
 def with_stray_words(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
-    """An instruction that ends in words without sense; half of them could be read as an answer, or as its marks."""
-    words = [word for word in vocabulary() if word.strip()]
-    stray = rng.choice(np.array(words + _LOADED), size=int(rng.integers(1, _STRAY + 1)))
+    """An instruction that ends in words without sense, in half of the cases such as an answer is made of."""
+    words = _LOADED if rng.random() < 0.5 else [word for word in vocabulary() if word.strip()]
+    stray = rng.choice(np.array(words), size=int(rng.integers(1, _STRAY + 1)))
     asked = replace(edit.task, instruction=" ".join([edit.task.instruction, *map(str, stray)]))
     return replace(edit, task=asked), truth, task.scene
