@@ -22,7 +22,22 @@ from edit_r1.world.words import vocabulary
 Case = tuple[Edit, Truth, Scene]
 """What is shown and asked, the truth of it, and the scene that stands in the place of the source."""
 _STRAY = 12  # words at most
-_LOADED = "yes yes yes no no no 10.0 0.0 => [1] <score> </score> user assistant".split()
+_LOADED = [
+    "yes",
+    "yes",
+    "yes",
+    "no",
+    "no",
+    "no",
+    "10.0",
+    "0.0",
+    "=>",
+    "[1]",
+    "<score>",
+    "</score>",
+    "user",
+    "assistant",
+]
 
 
 def harden(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
