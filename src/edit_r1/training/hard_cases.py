@@ -22,7 +22,7 @@ from edit_r1.world.words import vocabulary
 Case = tuple[Edit, Truth, Scene]
 """What is shown and asked, the truth of it, and the scene that stands in the place of the source."""
 _STRAY = 12  # words at most
-_LOADED = [
+_LOADED = ["yes"] * 3 + ["no"] * 3 + ["10.0", "0.0", "=>", "[1]", "<score>", "</score>", "user", "assistant"]
     "yes",
     "yes",
     "yes",
