@@ -95,8 +95,8 @@ def weights(size: Architecture, backbone: BackboneConfig) -> int:
 def copies(size: Architecture, backbone: BackboneConfig, trains_vision: bool = True) -> int:
     """The bfloat16 copies of float32 weights, which autocast makes and keeps until the end of the forward pass.
 
-    FSDP2 has none: it gathers a layer in bfloat16 and gives it back (`gathered`). With checkpointing they are gone before
-    anything else needs as much: the backward pass makes those of one layer again.
+    FSDP2 has none: it gathers a layer in bfloat16 and gives it back (`gathered`). With checkpointing they are gone
+    before gradients, which need more, are there: the backward pass makes those of one layer again.
     """
     full = backbone.bf16 and not backbone.lora_rank and not backbone.gradient_checkpointing
     return BFLOAT16 * trained_parameters(size, backbone, trains_vision) if full else 0
