@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from typer.testing import CliRunner
 
 from edit_r1.cli.main import app
@@ -60,6 +60,7 @@ def test_accelerate_reads_its_configurations(name: str, processes: int) -> None:
     """Unknown keys are errors there; the wrapped layers are left to the model, and checkpointing to the recipe."""
     path = RECIPES / "accelerate" / f"{name}.yaml"
     config = load_config_from_file(str(path))
+    assert isinstance(config, ClusterConfig)
     assert config.num_processes == processes
     assert config.mixed_precision == "bf16"
     sharding = yaml.safe_load(path.read_text()).get("fsdp_config", {})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import shutil
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from tests.training.tiny_qwen2_5 import tiny_qwen2_5
 from tests.training.tiny_run import tiny_world
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from edit_r1.errors import UserError
 from edit_r1.records import Provenance, Verdict
 from edit_r1.stages import BackboneConfig, ColdStartConfig, GcpoConfig
 from edit_r1.training import cold_start, gcpo
@@ -169,3 +173,16 @@ def test_large_images_are_shrunk(limit: int | None, side: int, base: Path, tmp_p
     for each in (processor, again):
         grid = each(images=[Image.new("RGB", (64, 64))], text="<|image_pad|>", return_tensors="pt")["image_grid_thw"]
         assert grid.tolist() == [[1, side, side]]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is there")
+def test_a_stock_processor_without_torchvision_is_a_clear_error(base: Path, tmp_path: Path) -> None:
+    """Its video part needs it, and the line says what to install."""
+    folder = tmp_path / "stock"
+    shutil.copytree(base, folder)
+    config = folder / "processor_config.json"
+    stock = config.read_text().replace("TinyQwenProcessor", "Qwen2_5_VLProcessor")
+    config.write_text(stock)
+    (folder / "preprocessor_config.json").write_text(json.dumps(json.loads(stock)["image_processor"]))
+    with pytest.raises(UserError, match="needs torchvision; install the build that goes with your torch"):
+        load_backbone(folder, BackboneConfig())
