@@ -9,7 +9,6 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar, Union, cast
 
@@ -84,6 +83,18 @@ def presets() -> list[str]:
     )
 
 
+def sections(recipe: str | Path) -> tuple[str, ...]:
+    """The names of a recipe's tables. Raises what `load_recipe` raises for a file that cannot be read."""
+    name, text = _read_recipe(recipe)
+    return tuple(key for key, value in _parse(text, name).items() if isinstance(value, dict))
+
+
+def beside(recipe: str | Path, ending: str) -> Path | None:
+    """The file beside a recipe with the same name and another ending, such as `.json`; None where there is none."""
+    path = _place(recipe)[1].with_suffix(ending)
+    return path if path.is_file() else None
+
+
 def parse_override(override: str) -> tuple[tuple[str, ...], Any]:
     """Split `a.b=value` into its keys and its value, which is read as TOML, and as text where it is no TOML.
 
@@ -120,23 +131,28 @@ def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[st
     return sorted(key for key in {*old, *new} if old.get(key, missing) != new.get(key, missing))
 
 
-def _recipes() -> Traversable:
-    return importlib.resources.files("edit_r1") / "recipes"
+def _recipes() -> Path:
+    return Path(str(importlib.resources.files("edit_r1"))) / "recipes"
+
+
+def _place(recipe: str | Path) -> tuple[str, Path]:
+    """The name to call a recipe by in errors, and its path."""
+    if not isinstance(recipe, str) or recipe.endswith(".toml"):
+        return str(recipe), Path(recipe)
+    known = presets()
+    name = recipe if "/" in recipe else f"{_DEFAULT_FAMILY}/{recipe}"
+    if name not in known:
+        short = [preset.removeprefix(f"{_DEFAULT_FAMILY}/") for preset in known]
+        hint = _suggest(recipe, short, "presets")
+        raise UserError(f"no preset is called {recipe!r}{hint}; the path of a recipe of your own ends with .toml")
+    return name, _recipes() / f"{name}.toml"
 
 
 def _read_recipe(recipe: str | Path) -> tuple[str, str]:
     """The name to call a recipe by in errors, and its text."""
-    if isinstance(recipe, str) and not recipe.endswith(".toml"):
-        known = presets()
-        name = recipe if "/" in recipe else f"{_DEFAULT_FAMILY}/{recipe}"
-        if name not in known:
-            short = [preset.removeprefix(f"{_DEFAULT_FAMILY}/") for preset in known]
-            hint = _suggest(recipe, short, "presets")
-            raise UserError(f"no preset is called {recipe!r}{hint}; the path of a recipe of your own ends with .toml")
-        return name, (_recipes() / f"{name}.toml").read_text(encoding="utf-8")
-    path = Path(recipe)
+    name, path = _place(recipe)
     try:
-        return str(path), path.read_text(encoding="utf-8")
+        return name, path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"no recipe at {path}; check the path, or name a preset: {', '.join(presets())}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from edit_r1.cli import demo, editor, evaluate, pretrain, report, score, verifier, world
+from edit_r1.cli import demo, doctor, editor, evaluate, pretrain, report, score, verifier, world
 from edit_r1.cli.options import examples
 from edit_r1.errors import UserError
 
@@ -86,6 +86,7 @@ app.add_typer(world.app, name="world")
 app.add_typer(verifier.app, name="verifier")
 app.add_typer(editor.app, name="editor")
 app.add_typer(evaluate.app, name="evaluate")
+app.command("doctor", epilog=doctor.EXAMPLES, short_help="Say what a recipe needs before it is run.")(doctor.doctor)
 app.command("report", epilog=report.EXAMPLES, short_help="Write the report of a demo run.")(report.report)
 app.command("score", epilog=score.EXAMPLES, short_help="Check and score one edit.")(score.score)
 app.add_typer(pretrain.app, name="pretrain")

@@ -129,10 +129,10 @@ def gcpo(
 ) -> None:
     """Improve the verifier on preference pairs by group contrastive preference optimization (paper section 3)."""
     from edit_r1.config import load_recipe
-    from edit_r1.stages import PROBE, TRAIN_PAIRS, GcpoConfig
+    from edit_r1.stages import TRAIN_PAIRS, GcpoConfig
 
     config = load_recipe(GcpoConfig, preset, overrides or [], section="gcpo")
-    world_folder(data, TRAIN_PAIRS, PROBE)
+    world_folder(data, TRAIN_PAIRS)  # a probe is used where there is one
     model = model_folder(model, "--model", VERIFIER_MEND)
 
     from edit_r1.training.gcpo import run

@@ -11,6 +11,9 @@ from peft import LoraConfig
 from edit_r1.stages import BackboneConfig
 from edit_r1.verifier.tiny import load_verifier_model
 
+ADAPTED = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+"""The linear layers of the language model, which LoRA adapts."""
+
 
 def load_backbone(path: Path, config: BackboneConfig) -> tuple[Any, Any]:
     """Model and processor of a verifier folder, ready for a trainer. `UserError` when it is of another kind.
@@ -20,7 +23,6 @@ def load_backbone(path: Path, config: BackboneConfig) -> tuple[Any, Any]:
     frozen_in_bf16 = config.bf16 and config.lora_rank > 0
     model, processor = load_verifier_model(path, dtype=torch.bfloat16 if frozen_in_bf16 else torch.float32)
     if config.max_pixels is not None:
-        processor.image_processor.max_pixels = config.max_pixels
         processor.image_processor.size["longest_edge"] = config.max_pixels
     return model, processor
 
@@ -32,7 +34,7 @@ def adapter(config: BackboneConfig) -> LoraConfig | None:
     return LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
-        target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
+        target_modules=ADAPTED,
         task_type="CAUSAL_LM",
     )
 

@@ -23,21 +23,6 @@ Case = tuple[Edit, Truth, Scene]
 """What is shown and asked, the truth of it, and the scene that stands in the place of the source."""
 _STRAY = 12  # words at most
 _LOADED = ["yes"] * 3 + ["no"] * 3 + ["10.0", "0.0", "=>", "[1]", "<score>", "</score>", "user", "assistant"]
-    "yes",
-    "yes",
-    "yes",
-    "no",
-    "no",
-    "no",
-    "10.0",
-    "0.0",
-    "=>",
-    "[1]",
-    "<score>",
-    "</score>",
-    "user",
-    "assistant",
-]
 
 
 def harden(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:

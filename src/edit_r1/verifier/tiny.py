@@ -197,4 +197,9 @@ def load_verifier_model(path: str | Path, dtype: torch.dtype | str = "auto") -> 
         folder / "processor_config.json"
     ).read_text():
         return model, TinyQwenProcessor.from_pretrained(folder)
-    return model, AutoProcessor.from_pretrained(folder)
+    try:
+        return model, AutoProcessor.from_pretrained(folder)
+    except ImportError as error:
+        raise UserError(
+            f"the processor in {folder} needs torchvision; install the build that goes with your torch"
+        ) from error
