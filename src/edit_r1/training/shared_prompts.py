@@ -38,6 +38,8 @@ _PADDED = {  # which parts of a row are padded: prompts on the left, answers on 
     "completion_ids": (False, True),
     "completion_mask": (False, True),
     "old_per_token_logps": (False, True),
+    "sampling_per_token_logps": (False, True),  # of vLLM, and the next as well
+    "importance_sampling_ratio": (False, True),
     "mm_token_type_ids": (True, True),
 }
 

@@ -1,0 +1,67 @@
+"""The configuration of every stage: one class per section of a recipe.
+
+Nothing heavy is imported here, so that a mistake in a recipe is reported before torch is loaded.
+"""
+
+from edit_r1.stages.bases import PretrainEditorConfig, PretrainVerifierConfig, TinySize
+from edit_r1.stages.claims import ARMS, SIZES, Arm, ClaimsConfig, ClaimsRecipe, Size
+from edit_r1.stages.data import (
+    EDITS,
+    HELDOUT_PAIRS,
+    PROBE,
+    TEST_PAIRS,
+    TRACES,
+    TRAIN_PAIRS,
+    EndpointConfig,
+    GoldConfig,
+    Measured,
+    TeacherConfig,
+    TracesConfig,
+    WorldConfig,
+)
+from edit_r1.stages.editor import EditorGrpoConfig
+from edit_r1.stages.evaluation import CalibrationConfig, EvaluateConfig, SanityConfig
+from edit_r1.stages.verifier import (
+    BackboneConfig,
+    BradleyTerryConfig,
+    ColdStartConfig,
+    GcpoConfig,
+    SftConfig,
+    TraceDpoConfig,
+    TraceForm,
+)
+
+__all__ = [
+    "ARMS",
+    "EDITS",
+    "HELDOUT_PAIRS",
+    "PROBE",
+    "SIZES",
+    "TEST_PAIRS",
+    "TRACES",
+    "TRAIN_PAIRS",
+    "Arm",
+    "BackboneConfig",
+    "BradleyTerryConfig",
+    "CalibrationConfig",
+    "ClaimsConfig",
+    "ClaimsRecipe",
+    "ColdStartConfig",
+    "EditorGrpoConfig",
+    "EndpointConfig",
+    "EvaluateConfig",
+    "GcpoConfig",
+    "GoldConfig",
+    "Measured",
+    "PretrainEditorConfig",
+    "PretrainVerifierConfig",
+    "SanityConfig",
+    "SftConfig",
+    "Size",
+    "TeacherConfig",
+    "TinySize",
+    "TraceDpoConfig",
+    "TraceForm",
+    "TracesConfig",
+    "WorldConfig",
+]

@@ -1,0 +1,51 @@
+"""Measurements."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from edit_r1.config import Config
+
+
+class EvaluateConfig(Config):
+    """`[evaluate]`: how many held-out pairs, tasks and traces both evaluations use."""
+
+    pairs: int = Field(default=1000, gt=0)
+    base_pairs: int = Field(default=100, gt=0)
+    """Pairs for the untrained base, of either kind, whose traces are failures: fewer tell as much."""
+    heldout_pairs: int = Field(default=200, gt=0)
+    traces: int = Field(default=4, gt=0)
+    temperature: float = Field(default=1.0, ge=0)
+    max_tokens: int = Field(default=160, gt=0)
+    batch_size: int = Field(default=128, gt=0)
+    tasks: int = Field(default=300, gt=0)
+    editor_steps: int = Field(default=5, gt=0)
+    """Sampling steps of editors, as many as they are trained with."""
+    examples: int = Field(default=8, gt=0)
+
+
+class CalibrationConfig(Config):
+    """`[calibration]`: what more traces buy."""
+
+    pairs: int = Field(default=300, gt=0)
+    traces: tuple[int, ...] = (1, 2, 4, 8)
+    """Numbers of traces per edit; the largest is drawn, and its first ones are the others."""
+    temperature: float = Field(default=1.0, gt=0)
+    max_tokens: int = Field(default=160, gt=0)
+    batch_size: int = Field(default=128, gt=0)
+
+
+class SanityConfig(Config):
+    """`[sanity]`: the attacks that a verifier must withstand before an editor is trained with it.
+
+    The defaults ask it as the editor's training does: one greedy trace.
+    """
+
+    tasks: int = Field(default=40, gt=0)
+    template: Literal["compact", "verify"] = "compact"
+    traces: int = Field(default=1, gt=0)
+    temperature: float = Field(default=0.0, ge=0)
+    max_tokens: int = Field(default=160, gt=0)
+    batch_size: int = Field(default=128, gt=0)
