@@ -43,7 +43,7 @@ class SanityConfig(Config):
     The defaults ask it as the editor's training does: one greedy trace.
     """
 
-    tasks: int = Field(default=40, gt=0)
+    tasks: int = Field(default=200, gt=0)
     template: Literal["compact", "verify"] = "compact"
     traces: int = Field(default=1, gt=0)
     temperature: float = Field(default=0.0, ge=0)

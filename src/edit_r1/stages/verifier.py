@@ -51,7 +51,7 @@ class ColdStartConfig(SftConfig):
     """`[cold_start]`: supervised fine-tuning of the verifier on selected traces (paper section 2)."""
 
     form: TraceForm = "full"
-    hard_share: float = Field(default=0.2, ge=0, le=1)
+    hard_share: float = Field(default=0.3, ge=0, le=1)
     """Share of the edits whose question is made hard: pictures exchanged, a blank picture, stray words."""
     steps: int = Field(default=300, gt=0)
     batch_size: int = Field(default=16, gt=0)
