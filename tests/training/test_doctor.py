@@ -21,7 +21,7 @@ from edit_r1.verifier.prompting import load_template
 
 GIB = 2**30
 RECIPES = Path(doctor.__file__).parents[1] / "recipes"
-REAL = [name for name in presets() if name.startswith("qwen_vl/")]
+REAL = [name for name in presets() if name.startswith("qwen_vl/qwen")]
 # As the models' own cards state them.
 PARAMETERS = {
     "qwen2_5_vl_3b": 3_754_622_976,
