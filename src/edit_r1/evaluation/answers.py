@@ -121,6 +121,7 @@ def _judge(
     lines = inquiry.lines()
     verifier = load_verifier(
         inquiry.model,
+        template=config.template,
         temperature=config.temperature,
         max_tokens=config.max_tokens,
         batch_size=config.batch_size,

@@ -89,7 +89,11 @@ def run(config: CalibrationConfig, *, data: Path, model: Path | None, out: Path,
     def answers(name: str, traces: int, temperature: float, aggregate: str) -> list[Answers]:
         inquiry = Inquiry(chosen, data / TEST_PAIRS, len(pairs), out / "traces" / f"{name}.jsonl", aggregate=aggregate)
         asked = EvaluateConfig(
-            traces=traces, temperature=temperature, max_tokens=config.max_tokens, batch_size=config.batch_size
+            template=config.template,
+            traces=traces,
+            temperature=temperature,
+            max_tokens=config.max_tokens,
+            batch_size=config.batch_size,
         )
         ask([inquiry], asked, seed)
         return read_answers(inquiry, pairs)

@@ -170,7 +170,13 @@ def evaluate(
     run = Run.open(out, config, resume, inputs=inputs)
     if run.done is not None:
         return run.done
-    judge = load_verifier(verifier, temperature=0.0, max_tokens=config.max_tokens, batch_size=config.batch_size)
+    judge = load_verifier(
+        verifier,
+        template=config.template,
+        temperature=0.0,
+        max_tokens=config.max_tokens,
+        batch_size=config.batch_size,
+    )
     tasks = held_out_tasks(config.tasks, seed, Run(data).config.get("split", "test"))
     records = [task.record() for task in tasks]
     with track("Judging editors", total=len(models) * len(tasks)) as bar:

@@ -16,6 +16,7 @@ class EvaluateConfig(Config):
     base_pairs: int = Field(default=100, gt=0)
     """Pairs for the untrained base, of either kind, whose traces are failures: fewer tell as much."""
     heldout_pairs: int = Field(default=200, gt=0)
+    template: Literal["compact", "verify"] = "compact"
     traces: int = Field(default=4, gt=0)
     temperature: float = Field(default=1.0, ge=0)
     max_tokens: int = Field(default=160, gt=0)
@@ -30,6 +31,7 @@ class CalibrationConfig(Config):
     """`[calibration]`: what more traces buy."""
 
     pairs: int = Field(default=300, gt=0)
+    template: Literal["compact", "verify"] = "compact"
     traces: tuple[int, ...] = (1, 2, 4, 8)
     """Numbers of traces per edit; the largest is drawn, and its first ones are the others."""
     temperature: float = Field(default=1.0, gt=0)

@@ -51,8 +51,11 @@ class ColdStartConfig(SftConfig):
     """`[cold_start]`: supervised fine-tuning of the verifier on selected traces (paper section 2)."""
 
     form: TraceForm = "full"
-    hard_share: float = Field(default=0.3, ge=0, le=1)
-    """Share of the edits whose question is made hard: pictures exchanged, a blank picture, stray words."""
+    hard_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the edits whose question is made hard: pictures exchanged, a blank picture, stray words.
+
+    With 0.3 the verifier stands attacks that it fails without (docs/sanity.md).
+    """
     steps: int = Field(default=300, gt=0)
     batch_size: int = Field(default=16, gt=0)
 
