@@ -42,6 +42,21 @@ def test_kept_texts_are_readable_and_agree_with_gold_better_than_any_teacher(tmp
     assert sum(statistics[name] for name in ("plain", "lenient", "strict")) == len(rows)
 
 
+def test_hard_questions_are_asked_and_their_answers_fit(tmp_path: Path) -> None:
+    """With every question hard the texts still parse with the edits' own principles; most prompts have more words."""
+    edits = list(read_edits(tiny_world(tmp_path) / EDITS))
+    rows = list(cold_start.selected_traces(edits, ColdStartConfig(hard_share=1), 0, Counter()))
+    longer = pictured = 0
+    for row, judged in zip(rows, edits, strict=True):
+        task = judged.edit.task
+        text = row["completion"][0]["content"]
+        assert isinstance(parse_trace(text, task.principles, Provenance("", "", "", "", 0)), Verdict)
+        longer += row["prompt"][0]["content"].splitlines()[0] != task.instruction
+        pictured += row["images"] != [task.source, judged.edit.image]
+    assert longer > len(rows) / 3
+    assert longer + pictured > 0.8 * len(rows)  # a copy is not exchanged
+
+
 def test_every_form_of_a_text_holds_its_part(tmp_path: Path) -> None:
     """`verify` keeps checks and score, `think` thoughts and score, `direct` the score; all of them the same score.
 
