@@ -53,7 +53,7 @@ def test_exchanged_pictures_are_judged_as_they_are_shown() -> None:
         for claim, finding in zip(task.claims, found.findings, strict=True):
             assert finding.met == (claim.principle.category != "follow")
             assert finding == claim.judge(source, Reading(task.scene, frozenset(), 0.0))
-        assert not found.noop
+        assert found.noop  # worth as little as a copy
     assert changed > 30
 
 

@@ -33,6 +33,7 @@ def harden(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
 def swapped(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
     """The pictures exchanged: what was asked may be there before, and is undone.
 
+    What is undone altogether is worth as little as a copy: nothing that was asked is there, and all else is as it was.
     As it was where the edited picture lacks the thing that a principle wants kept: there is nothing to be kept then.
     """
     shown, reading = truth.reading.scene, Reading(task.scene, frozenset(), residual=0.0)
@@ -41,7 +42,7 @@ def swapped(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
         return edit, truth, task.scene
     findings = tuple(claim.judge(shown, reading) for claim in task.claims)
     asked = replace(edit.task, source=edit.image)
-    return replace(edit, task=asked, image=edit.task.source), Truth(findings, reading, noop=False), shown
+    return replace(edit, task=asked, image=edit.task.source), Truth(findings, reading, noop=truth.success), shown
 
 
 def blank(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
