@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,15 @@ from rich.console import Console
 from edit_r1.runs.run import Run
 
 
+@cache
 def process() -> PartialState:
-    """This process among those that were started together; alone it is the first of one."""
-    return PartialState(cpu=not torch.cuda.is_available())
+    """This process among those that were started together; alone it is the first of one.
+
+    It parts from the others when it ends, for one that just ends may abort the rest.
+    """
+    here = PartialState(cpu=not torch.cuda.is_available())
+    atexit.register(here.destroy_process_group)
+    return here
 
 
 def open_run(path: Path, config: BaseModel, resume: bool, inputs: Mapping[str, Any]) -> Run:
@@ -24,12 +32,6 @@ def open_run(path: Path, config: BaseModel, resume: bool, inputs: Mapping[str, A
     here = process()
     with here.main_process_first():
         return Run.open(path, config, resume, inputs=inputs) if here.is_main_process else Run(path)
-
-
-def leave() -> None:
-    """The end of a run: wait for the others and part from them, for a process that just ends may abort the rest."""
-    process().wait_for_everyone()
-    process().destroy_process_group()
 
 
 def console() -> Console | None:

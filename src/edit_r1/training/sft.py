@@ -22,7 +22,7 @@ from edit_r1.runs.progress import Tracker, track
 from edit_r1.runs.run import Run
 from edit_r1.stages import SftConfig
 from edit_r1.training.backbone import adapter, micro_batches, precision
-from edit_r1.training.processes import console, leave, process
+from edit_r1.training.processes import console, process
 from edit_r1.verifier.tiny import load_verifier_model
 
 
@@ -120,7 +120,7 @@ def finish(run: Run, trainer: Trainer, processor: Any, summary: dict[str, Any]) 
             processor.save_pretrained(run.path / "model")
         run.finish(summary)
         shutil.rmtree(run.path / "trainer", ignore_errors=True)
-    leave()
+    process().wait_for_everyone()
 
 
 def _arguments(config: SftConfig, out: Path, seed: int) -> SFTConfig:
