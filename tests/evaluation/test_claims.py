@@ -30,7 +30,7 @@ def recipe() -> ClaimsRecipe:
             "pretrain_verifier": whole.pretrain_verifier.model_copy(update={"steps": 1}),
             "cold_start": whole.cold_start.model_copy(update={"steps": 8, "batch_size": 4}),
             "gcpo": whole.gcpo.model_copy(update={"steps": 2, "pairs_per_step": 4, "traces": 4, "max_tokens": 8}),
-            "bradley_terry": BradleyTerryConfig(pairs_per_step=2),
+            "bradley_terry": BradleyTerryConfig(steps=2, pairs_per_step=2),
             "trace_dpo": TraceDpoConfig(batch_size=2, traces=2, max_tokens=8),
             "evaluate": whole.evaluate.model_copy(update={"traces": 2, "max_tokens": 8, "base_pairs": 2}),
         }
@@ -66,8 +66,9 @@ def test_every_arm_of_the_middle_size_runs_at_equal_compute(tmp_path: Path, monk
     assert compute["base"] == 0
     for arm in ("direct", "think", "verify"):
         assert compute[arm] == pytest.approx(compute["cold_start"], rel=1 / 8)
-    for arm in ("bt_head", "rule_grpo", "dpo"):
+    for arm in ("rule_grpo", "dpo"):
         assert compute[arm] == pytest.approx(compute["gcpo"], rel=1 / 8)
+    assert compute["cold_start"] < compute["bt_head"] < compute["gcpo"]  # it stops after the recipe's steps
     assert compute["gcpo"] > compute["cold_start"]
     assert test["bt_head", 0.1]["check_accuracy"] is None
     assert test["bt_head", 0.1]["trace_tokens"] == 0

@@ -181,7 +181,7 @@ class Harness:
         return Trained(folder / "model", FORWARD_AND_BACKWARD * cost * rows, row_tokens(processor, lessons) * rows)
 
     def _preferences(self, job: Job, folder: Path, start: Trained) -> Trained:
-        """Training on pairs, from the cold start. GCPO's compute is what the others get."""
+        """Training on pairs, from the cold start. GCPO's compute is what the others may take."""
         model, processor = load_verifier_model(start.model)
         lessons = self._lessons(job, "full")
         asked = [{key: value for key, value in row.items() if key != "completion"} for row in lessons]
@@ -195,9 +195,10 @@ class Harness:
         }  # fmt: skip
         if job.arm == "bt_head":
             bradley = self.recipe.bradley_terry
-            steps = round(budget / (FORWARD_AND_BACKWARD * prompt_cost * 2 * bradley.pairs_per_step))
+            of_step = FORWARD_AND_BACKWARD * prompt_cost * 2 * bradley.pairs_per_step
+            steps = min(bradley.steps, round(budget / of_step))  # more would only learn the pairs by heart (LOG.md)
             bradley_terry.run(bradley.model_copy(update={"steps": steps}), **rest)
-            tokens = row_tokens(processor, asked) * 2 * bradley.pairs_per_step * steps
+            tokens, budget = row_tokens(processor, asked) * 2 * bradley.pairs_per_step * steps, of_step * steps
         elif job.arm == "dpo":
             dpo = self.recipe.trace_dpo
             written = 2 * self.recipe.world.train_pairs * dpo.traces

@@ -119,9 +119,9 @@ class BradleyTerryConfig(Config):
     """`[bradley_terry]`: a scalar head on the same backbone, a baseline for GCPO."""
 
     backbone: BackboneConfig = BackboneConfig()
-    steps: int = Field(default=300, gt=0)
+    steps: int = Field(default=150, gt=0)
     pairs_per_step: int = Field(default=16, gt=0)
-    learning_rate: float = Field(default=2e-4, gt=0)
+    learning_rate: float = Field(default=5e-4, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     checkpoint_every: int = Field(default=50, gt=0)
