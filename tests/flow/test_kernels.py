@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edit_r1.flow.kernels import KERNELS, Transition, cps, flow_sde, ode, step
+from edit_r1.flow.kernels import KERNELS, Transition, cps, dance_sde, flow_sde, ode, step
 from edit_r1.flow.schedule import flow_sigmas
 
 SEEDS = st.integers(0, 2**31)
@@ -175,16 +175,6 @@ def test_cps_keeps_the_coefficients(seed: int, levels: tuple[float, float], a: f
     assert transition.std.item() ** 2 + kept**2 == pytest.approx(s_next**2)
 
 
-@settings(deadline=None, max_examples=50)
-@given(seed=SEEDS, levels=LEVELS)
-def test_cps_without_noise_is_the_ode_bitwise(seed: int, levels: tuple[float, float]) -> None:
-    s, s_next = map(level, levels)
-    x, velocity = latents(seed)
-    transition = cps(x, velocity, s, s_next, 0.0, s)
-    assert torch.equal(transition.mean, ode(x, velocity, s, s_next, 0.0, s).mean)
-    assert transition.std.item() == 0.0
-
-
 def test_in_few_steps_flow_sde_adds_noise_and_cps_does_not() -> None:
     """A model that knows image and noise, from s = 0.888 to 0.760 (step 1 of 6 at shift 1.58), a = 0.9.
 
@@ -199,6 +189,41 @@ def test_in_few_steps_flow_sde_adds_noise_and_cps_does_not() -> None:
         totals[name] = math.hypot(transition.mean.item(), transition.std.item())
     assert totals["flow_sde"] == pytest.approx(0.954, abs=2e-3)
     assert totals["cps"] == pytest.approx(0.760, abs=1e-12)
+
+
+def test_dance_sde_by_hand() -> None:
+    """At s = 1/2, s' = 1/4, a = 1/2: e = x + v / 2, d = 1/4, so mean = x - v / 4 - (1/4)(1/4) e and std = 1/4.
+
+    With x = 2, v = 1: e = 5/2 and mean = 2 - 1/4 - 5/32 = 51/32.
+    """
+    x, velocity = torch.full((1, 1), 2.0), torch.full((1, 1), 1.0)
+    transition = dance_sde(x, velocity, level(0.5), level(0.25), 0.5, level(0.75))
+    assert transition.mean.item() == 51 / 32
+    assert transition.std.item() == 0.25
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=SEEDS, levels=LEVELS, a=NOISE)
+def test_dance_sde_is_the_published_formula_and_flow_sde_with_another_noise(
+    seed: int, levels: tuple[float, float], a: float
+) -> None:
+    """DanceGRPO's score form; and g = a_flow sqrt(s / (1 - s)) = a for a_flow = a sqrt((1 - s) / s)."""
+    s, s_next = levels
+    x, velocity = latents(seed)
+    found = dance_sde(x, velocity, level(s), level(s_next), a, level(0.99))
+    score = -(x - (1 - s) * (x - s * velocity)) / s**2
+    mean = x - (s - s_next) * velocity + 0.5 * a**2 * (s - s_next) * score
+    torch.testing.assert_close(found.mean, mean, rtol=1e-9, atol=1e-9)
+    same = flow_sde(x, velocity, level(s), level(s_next), a * math.sqrt((1 - s) / s), level(0.99))
+    torch.testing.assert_close(found.mean, same.mean, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.std, same.std, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_every_kernel_without_noise_is_the_ode_bitwise(name: str) -> None:
+    x, velocity = latents(7, torch.float32)
+    s, s_next = level(0.8).float(), level(0.5).float()
+    assert torch.equal(KERNELS[name](x, velocity, s, s_next, 0.0, s).mean, ode(x, velocity, s, s_next, 0.0, s).mean)
 
 
 def test_step_adds_scaled_noise() -> None:

@@ -135,3 +135,15 @@ def test_bad_input_is_named() -> None:
         sample(velocity, start(), SIGMAS, flow_sde, A, generator, sde_steps=range(5, 7))
     with pytest.raises(ValueError, match="strictly decreasing"):
         sample(velocity, start(), SIGMAS.flip(0), flow_sde, A, generator)
+
+
+def test_one_generator_per_sample_makes_the_batch_irrelevant() -> None:
+    """Sample k of a batch is bitwise the sample that the same generator gives alone; its step means are kept."""
+    velocity = lambda x, sigma: torch.sin(x) * sigma  # noqa: E731  (row by row, whatever the batch)
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    together = sample(velocity, x, SIGMAS, flow_sde, A, [torch.Generator().manual_seed(k) for k in range(3)])
+    for k in range(3):
+        alone = sample(velocity, x[k : k + 1], SIGMAS, flow_sde, A, [torch.Generator().manual_seed(k)])
+        assert torch.equal(together.latents[:, k], alone.latents[:, 0])
+    x_at, means = together.latents[2], together.means[2]
+    assert torch.equal(transition_at(flow_sde, x_at, velocity(x_at, SIGMAS[2]), SIGMAS, 2, A).mean, means)

@@ -1,4 +1,4 @@
-"""Editor GRPO: advantages and objective by hand, then the loop on a tiny random Kontext with scripted rewards."""
+"""Editor GRPO: policy, rollout and update, then the loop on a tiny random Kontext with scripted rewards."""
 
 from __future__ import annotations
 
@@ -22,23 +22,19 @@ from edit_r1.editors.base import Editor
 from edit_r1.editors.kontext import KontextEditor, load_editor
 from edit_r1.editors.tiny import TinyEditorSize, build_tiny_kontext
 from edit_r1.errors import UserError
+from edit_r1.flow.gaussian import log_prob
 from edit_r1.records import Edit
 from edit_r1.runs.checkpoint import load_checkpoint
 from edit_r1.runs.run import Run, read_metrics
 from edit_r1.stages import EditorGrpoConfig
 from edit_r1.training import editor_grpo
 from edit_r1.training.editor_groups import best_and_worst
-from edit_r1.training.editor_grpo import (
-    Rollout,
-    clipped_objective,
-    group_advantages,
-    reward_metrics,
-    sample_groups,
-    train,
-    update,
-)
-from edit_r1.training.editor_lora import EditorLora
+from edit_r1.training.editor_grpo import Judges, new_policy, reward_metrics, train
+from edit_r1.training.editor_policy import EditorPolicy
+from edit_r1.training.editor_rewards import Reward, RewardFn
+from edit_r1.training.editor_rollout import Draw, Part, sample_groups, step_transition, velocity_fn
 from edit_r1.training.editor_tasks import Tasks, edit_metrics, looks_unchanged, open_tasks
+from edit_r1.training.editor_update import update as full_update
 from edit_r1.verifier.tiny import TinySize, build_processor, build_tiny_qwen
 from edit_r1.world.instructions import CATEGORIES
 from edit_r1.world.render import render, to_image
@@ -93,24 +89,18 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Tasks:
     return open_tasks(tmp_path_factory.mktemp("no-data"), 0, CONFIG.probe_tasks)
 
 
-def redness(edits: Sequence[Edit]) -> list[float | None]:
+def redness(edits: Sequence[Edit]) -> list[Reward]:
     """A reward that a policy can raise: how red the images are, stretched; every seventh verdict is unreadable."""
     means = [np.asarray(edit.image, np.float64)[..., 0].mean() / 25.5 for edit in edits]
-    return [None if len(edits) > 4 and index % 7 == 5 else float(mean) for index, mean in enumerate(means)]
+    unreadable = Reward(None, failures={"bad_answer": 1})
+    return [unreadable if len(edits) > 4 and index % 7 == 5 else Reward(float(m)) for index, m in enumerate(means)]
 
 
-def wrap(editor: Editor, seed: int = 0, config: EditorGrpoConfig = CONFIG) -> EditorLora:
-    return EditorLora(
-        editor,
-        rank=config.lora_rank,
-        alpha=config.lora_alpha,
-        learning_rate=config.learning_rate,
-        ema_decay=config.ema_decay,
-        seed=seed,
-    )
+def wrap(editor: Editor, seed: int = 0, config: EditorGrpoConfig = CONFIG) -> EditorPolicy:
+    return new_policy(editor, config, seed)
 
 
-def shake(lora: EditorLora, size: float = 0.05) -> None:
+def shake(lora: EditorPolicy, size: float = 0.05) -> None:
     """Move the weights away from the start, where B is 0 and the editor equals its base; the running mean elsewhere."""
     drawn = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -119,82 +109,26 @@ def shake(lora: EditorLora, size: float = 0.05) -> None:
             lora.ema[name].add_(size * torch.randn(parameter.shape, generator=drawn))
 
 
-def draw(editor: KontextEditor, tasks: Tasks, config: EditorGrpoConfig = CONFIG, seed: int = 1) -> Rollout:
-    batch = [tasks.train(index) for index in range(config.prompts_per_step)]
-    return sample_groups(editor, batch, config, torch.Generator().manual_seed(seed), seed)
+def draw(
+    editor: KontextEditor, tasks: Tasks, config: EditorGrpoConfig = CONFIG, seed: int = 1, first: int = 0
+) -> list[Part]:
+    batch = [tasks.train(index) for index in range(first, first + config.prompts_per_step)]
+    return list(sample_groups(editor, batch, config, Draw(seed, 1, first)))
 
 
-def velocity(editor: KontextEditor, rollout: Rollout) -> Tensor:
-    trajectory, conditioning = rollout.parts[0]
+def update(
+    editor: Editor, lora: EditorPolicy, parts: Sequence[Part], values: Tensor, config: EditorGrpoConfig = CONFIG
+) -> dict[str, float]:
+    return full_update(editor, lora, parts, values, torch.ones(len(values), dtype=torch.bool), config)
+
+
+def velocity(editor: KontextEditor, rollout: Sequence[Part]) -> Tensor:
+    trajectory = rollout[0].trajectory
     with torch.no_grad():
-        return editor.velocity(trajectory.latents[1], trajectory.sigmas[1], conditioning)
+        return velocity_fn(editor, rollout[0].conditioning, CONFIG)(trajectory.latents[1], trajectory.sigmas[1])
 
 
-# --- advantages ---
-
-
-def test_advantages_by_hand() -> None:
-    """Rewards 2, 4, 6: mean 4, squares 4 + 0 + 4 over 3, so std sqrt(8/3) and advantages -+sqrt(3/2)."""
-    found = group_advantages(torch.tensor([[2.0, 4.0, 6.0]]), eps=1e-12)
-    root = math.sqrt(1.5)
-    torch.testing.assert_close(found.values, torch.tensor([[-root, 0.0, root]]))
-
-
-def test_unreadable_members_are_neither_in_mean_nor_in_std() -> None:
-    """With a fourth member that cannot be read the others' advantages stay; as a 0 it would move the mean to 3."""
-    found = group_advantages(torch.tensor([[2.0, NAN, 4.0, 6.0], [2.0, 4.0, 6.0, NAN]]))
-    bare = group_advantages(torch.tensor([[2.0, 4.0, 6.0]])).values[0]
-    assert found.values[0].tolist() == [bare[0], 0.0, bare[1], bare[2]]
-    assert found.values[1].tolist() == [*bare.tolist(), 0.0]
-    assert found.signal.tolist() == [True, True]
-
-
-@pytest.mark.parametrize("rewards", [[NAN, NAN, NAN], [7.3, NAN, NAN], [7.3, 7.3, 7.3], [0.1, NAN, 0.1]])
-def test_groups_without_signal_have_zero_advantages(rewards: list[float]) -> None:
-    found = group_advantages(torch.tensor([rewards]))
-    assert found.values.tolist() == [[0.0, 0.0, 0.0]]
-    assert found.signal.tolist() == [False]
-
-
-def test_advantages_are_clipped_and_eps_is_added_to_the_std() -> None:
-    """29 zeros and a 10: mean 1/3, std 10 sqrt(29)/30, so the last is (29/3) / std = sqrt(29) = 5.39 > 5."""
-    rewards = torch.tensor([[0.0] * 29 + [10.0]])
-    assert group_advantages(rewards, clip=10.0, eps=1e-9).values[0, -1].item() == pytest.approx(math.sqrt(29))
-    assert group_advantages(rewards, clip=5.0).values[0, -1].item() == 5.0
-    # 0 and 10: mean 5, std 5; with eps 1 the advantage is 5 / 6.
-    assert group_advantages(torch.tensor([[0.0, 10.0]]), eps=1.0).values.tolist() == [pytest.approx([-5 / 6, 5 / 6])]
-
-
-def test_groups_do_not_see_each_other_and_scale_does_not_matter() -> None:
-    rewards = torch.tensor([[1.0, 5.0, 9.0], [2.0, 2.0, 8.0]])
-    together = group_advantages(rewards, eps=1e-9).values
-    assert torch.equal(together[1:], group_advantages(rewards[1:], eps=1e-9).values)
-    torch.testing.assert_close(together, group_advantages(3 * rewards + 7, eps=1e-9).values)
-
-
-# --- objective ---
-
-
-def test_clipped_objective_by_hand() -> None:
-    """Clip 0.2. A = 1: rho 1.5 gives min(1.5, 1.2), rho 0.5 min(0.5, 0.8). A = -1: min(-1.5, -1.2), min(-0.5, -0.8)."""
-    ratio = torch.tensor([1.5, 0.5, 1.5, 0.5])
-    log_probs = ratio.log().requires_grad_()
-    losses, bound = clipped_objective(log_probs, torch.zeros(4), torch.tensor([1.0, 1.0, -1.0, -1.0]), 0.2)
-    torch.testing.assert_close(losses, torch.tensor([-1.2, -0.5, 1.5, 0.8]))
-    assert bound.tolist() == [True, False, False, True]
-    losses.sum().backward()
-    # d(-rho A)/d log p = -rho A where the clip does not bind, else 0.
-    torch.testing.assert_close(log_probs.grad, torch.tensor([0.0, -0.5, 1.5, 0.0]))
-
-
-def test_objective_at_ratio_one_is_the_policy_gradient() -> None:
-    log_probs = torch.tensor([-1.3, 0.4], requires_grad=True)
-    losses, bound = clipped_objective(log_probs, log_probs.detach(), torch.tensor([2.0, -0.5]), 1e-4)
-    losses.sum().backward()
-    assert losses.tolist() == [-2.0, 0.5]
-    assert log_probs.grad is not None
-    assert log_probs.grad.tolist() == [-2.0, 0.5]
-    assert not bound.any()
+# --- metrics ---
 
 
 def test_reward_metrics_leave_failures_out_and_count_them() -> None:
@@ -239,9 +173,9 @@ def test_lora_and_merged_editor_load_with_stock_diffusers(
     rollout = draw(editor, tasks)
     lora = wrap(editor)
     shake(lora)
-    with lora.averaged():
-        expected = velocity(editor, rollout)
-    lora.save(editor.pipeline, tmp_path / "lora")
+    lora.assign(lora.average())
+    expected = velocity(editor, rollout)
+    lora.save_lora(editor.pipeline, tmp_path / "lora")
     lora.merge()
     editor.save(tmp_path / "model")
     torch.testing.assert_close(velocity(load_editor(tmp_path / "model"), rollout), expected, rtol=1e-4, atol=1e-5)
@@ -255,8 +189,8 @@ def test_lora_and_merged_editor_load_with_stock_diffusers(
 
 
 def test_rollout_groups_start_apart_or_together(editor: KontextEditor, tasks: Tasks) -> None:
-    apart = draw(editor, tasks).parts[0][0].latents
-    together = draw(editor, tasks, CONFIG.model_copy(update={"shared_noise": True})).parts[0][0].latents
+    apart = draw(editor, tasks)[0].trajectory.latents
+    together = draw(editor, tasks, CONFIG.model_copy(update={"shared_noise": True}))[0].trajectory.latents
     assert not torch.equal(apart[0, 0], apart[0, 1])
     assert torch.equal(together[0, 0], together[0, 2])
     assert not torch.equal(together[0, 0], together[0, 3])  # another task
@@ -268,10 +202,7 @@ def test_the_source_reaches_the_edit(editor: KontextEditor, tasks: Tasks) -> Non
     """The same instruction and noise on two sources give two pictures: the policy is no text-to-image model."""
     task = tasks.train(0)
     other = replace(task, source=Image.new("RGB", task.source.size, "white"))
-    latents = [
-        sample_groups(editor, [each], CONFIG, torch.Generator().manual_seed(0), 0).parts[0][0].latents[-1]
-        for each in (task, other)
-    ]
+    latents = [next(sample_groups(editor, [each], CONFIG, Draw(0, 1))).trajectory.latents[-1] for each in (task, other)]
     assert not torch.equal(latents[0], latents[1])
 
 
@@ -280,7 +211,7 @@ def test_first_update_has_ratio_exactly_one(editor: KontextEditor, tasks: Tasks)
     lora = wrap(editor)
     shake(lora)
     rollout = draw(editor, tasks)
-    assert [len(conditioning) for _, conditioning in rollout.parts] == [4, 2]
+    assert [len(part) for part in rollout] == [4, 2]
     metrics = update(editor, lora, rollout, torch.linspace(-1, 1, 6), CONFIG)
     assert metrics["ratio_shift"] == 0.0
     assert metrics["clip_share"] == 0.0
@@ -308,15 +239,17 @@ def test_loss_by_hand_on_the_first_update(editor: KontextEditor, tasks: Tasks) -
     assert without["kl"] == 0.0
 
 
-def split(rollout: Rollout, size: int) -> Rollout:
+def split(rollout: Sequence[Part], size: int) -> list[Part]:
     """The same rows in other micro batches."""
     parts = []
-    for trajectory, conditioning in rollout.parts:
-        for start in range(0, len(conditioning), size):
-            rows = slice(start, start + size)
-            cut = replace(trajectory, latents=trajectory.latents[:, rows], log_probs=trajectory.log_probs[:, rows])
-            parts.append((cut, conditioning.select(rows)))
-    return Rollout(tuple(parts), rollout.edits)
+    for part in rollout:
+        for start in range(0, len(part), size):
+            rows, whole = slice(start, start + size), part.trajectory
+            cut = replace(
+                whole, latents=whole.latents[:, rows], log_probs=whole.log_probs[:, rows], means=whole.means[:, rows]
+            )
+            parts.append(Part(cut, part.conditioning.select(rows), part.edits[rows]))
+    return parts
 
 
 def test_accumulated_gradients_equal_those_of_one_batch(pipeline_folder: Path, tasks: Tasks) -> None:
@@ -342,17 +275,20 @@ def test_an_update_makes_what_was_better_likelier(editor: KontextEditor, tasks: 
     rollout = draw(editor, tasks)
     advantages = torch.tensor([1.0, -1.0, 0.0, 0.0, 1.0, -1.0])
     update(editor, lora, rollout, advantages, config)
-    gains = torch.cat([log_ratio(editor, *part) for part in rollout.parts], dim=1).mean(0)
+    gains = torch.cat([log_ratio(editor, part) for part in rollout], dim=1).mean(0)
     assert (gains * advantages).sum() > 0
     assert gains[advantages > 0].mean() > gains[advantages < 0].mean()
 
 
-def log_ratio(editor: KontextEditor, trajectory: Any, conditioning: Any) -> Tensor:
+def log_ratio(editor: KontextEditor, part: Part) -> Tensor:
+    trajectory, predicted = part.trajectory, velocity_fn(editor, part.conditioning, CONFIG)
     with torch.no_grad():
         new = [
-            editor_grpo.log_prob(
+            log_prob(
                 trajectory.latents[index + 1],
-                editor_grpo.step_transition(editor, trajectory, conditioning, index, CONFIG),
+                step_transition(
+                    predicted(trajectory.latents[index], trajectory.sigmas[index]), trajectory, index, CONFIG
+                ),
             )
             for index in trajectory.steps
         ]
@@ -367,12 +303,12 @@ def learn(
     pipeline_folder: Path,
     tasks: Tasks,
     *,
-    reward: editor_grpo.RewardFn = redness,
+    reward: RewardFn = redness,
     config: EditorGrpoConfig = CONFIG,
     resume: bool = False,
-) -> tuple[Run, EditorLora]:
+) -> tuple[Run, EditorPolicy]:
     run = Run.open(folder, config, resume)
-    return run, train(load_editor(pipeline_folder), tasks, reward, config, run, seed=3, resume=resume)
+    return run, train(load_editor(pipeline_folder), tasks, Judges(reward), config, run, seed=3, resume=resume)
 
 
 def test_interrupted_and_resumed_equals_uninterrupted_bitwise(
@@ -381,7 +317,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bitwise(
     whole, expected = learn(tmp_path / "whole", pipeline_folder, tasks)
     calls = 0
 
-    def interrupt(edits: Sequence[Edit]) -> list[float | None]:
+    def interrupt(edits: Sequence[Edit]) -> list[Reward]:
         nonlocal calls
         calls += 1
         if calls == 6:  # the probe at 0, steps 1 and 2, the probe at 2, step 3; then Ctrl-C in step 4
@@ -400,13 +336,13 @@ def test_interrupted_and_resumed_equals_uninterrupted_bitwise(
     tensors, state = load_checkpoint(whole.checkpoint)
     again, state_again = load_checkpoint(resumed.checkpoint)
     assert state == state_again
-    assert all(torch.equal(tensors[name], again[name]) for name in tensors if not name.startswith("rng.torch"))
+    assert all(torch.equal(tensors[name], again[name]) for name in tensors)
 
 
 def test_a_run_interrupted_before_its_first_step_begins_again(
     pipeline_folder: Path, tasks: Tasks, tmp_path: Path
 ) -> None:
-    def interrupt(edits: Sequence[Edit]) -> list[float | None]:
+    def interrupt(edits: Sequence[Edit]) -> list[Reward]:
         if len(edits) > CONFIG.probe_tasks:
             raise KeyboardInterrupt
         return redness(edits)
@@ -462,15 +398,18 @@ def test_a_loss_that_is_not_finite_stops_with_a_clear_line_and_a_checkpoint(
     assert state["step"] == 1
 
 
-def test_without_one_readable_verdict_nothing_is_learned(pipeline_folder: Path, tasks: Tasks, tmp_path: Path) -> None:
-    config = CONFIG.model_copy(update={"steps": 1, "beta": 0.0})
-    run, lora = learn(tmp_path / "run", pipeline_folder, tasks, config=config, reward=lambda edits: [None] * len(edits))
-    line = run.metrics()[-1]
-    assert line["reward"] is None
-    assert line["failure_rate"] == 1.0
-    assert line["signal_share"] == 0.0
-    assert line["grad_norm"] == 0.0
-    assert all(not tensor.any() for name, tensor in lora.parameters.items() if "lora_B" in name)
+def test_a_verifier_that_cannot_be_read_stops_the_run_and_nothing_is_lost(
+    pipeline_folder: Path, tasks: Tasks, tmp_path: Path
+) -> None:
+    silent = [Reward(None, failures={"no_score": 2, "truncated": 1})]
+
+    def reward(edits: Sequence[Edit]) -> list[Reward]:
+        return silent * len(edits)
+
+    with pytest.raises(UserError, match=r"in step 1 could be read \(no_score 12, truncated 6\).*checkpoint is"):
+        learn(tmp_path / "run", pipeline_folder, tasks, reward=reward)
+    _, state = load_checkpoint(tmp_path / "run/checkpoint/state.safetensors")
+    assert state["step"] == 0
 
 
 # --- groups and tasks ---
@@ -540,8 +479,10 @@ def test_looks_unchanged() -> None:
 # --- the stage ---
 
 
-def test_run_trains_with_a_verifier_and_leaves_lora_and_model(pipeline_folder: Path, tmp_path: Path) -> None:
-    """A random verifier writes nothing readable: every verdict is a Failure, and the run says so and ends well."""
+def test_run_stops_at_a_random_verifier_goes_on_with_a_readable_one_and_leaves_lora_and_model(
+    pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A random verifier writes nothing readable; the resumed run, given another one, ends with LoRA and model."""
     processor = build_processor(vocabulary(), TinySize().patch)
     size = TinySize(hidden=32, layers=1, heads=2, vision_hidden=32, vision_layers=1)
     with torch.random.fork_rng():
@@ -550,24 +491,34 @@ def test_run_trains_with_a_verifier_and_leaves_lora_and_model(pipeline_folder: P
     verifier.save_pretrained(tmp_path / "verifier")
     processor.save_pretrained(tmp_path / "verifier")
     config = CONFIG.model_copy(update={"steps": 1, "max_tokens": 8, "probe_tasks": 2})
-    arguments: dict[str, Any] = {
-        "data": tmp_path,
-        "model": pipeline_folder,
-        "verifier": tmp_path / "verifier",
-        "seed": 0,
-    }
-    editor_grpo.run(config, **arguments, out=tmp_path / "run", resume=False)
+    arguments: dict[str, Any] = {"data": tmp_path, "model": pipeline_folder, "seed": 0, "out": tmp_path / "run"}
+    with pytest.raises(UserError, match="none of the verifier's answers in step 1 could be read"):
+        editor_grpo.run(config, **arguments, verifier=tmp_path / "verifier", resume=False)
+
+    monkeypatch.setattr(editor_grpo, "reward_function", lambda *_: redness)
+    editor_grpo.run(config, **arguments, verifier=tmp_path / "verifier", resume=True)
     done = json.loads((tmp_path / "run/done.json").read_text())
-    assert done["failure_rate"] == 1.0
+    assert done["failure_rate"] == pytest.approx(1 / 6)
     assert done["edits"] == 6
     assert load_editor(tmp_path / "run/model").width == 64
     assert (tmp_path / "run/lora/pytorch_lora_weights.safetensors").is_file()
-    editor_grpo.run(config, **arguments, out=tmp_path / "run", resume=True)  # finished: returns at once
+    editor_grpo.run(config, **arguments, verifier=tmp_path / "verifier", resume=True)  # finished: returns at once
 
 
-def test_a_window_outside_the_schedule_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"within 0..3"):
-        EditorGrpoConfig(sample_steps=4, sde_steps=(1, 4))
-    with pytest.raises(ValueError, match="leave out step 3"):
-        EditorGrpoConfig(sample_steps=4, kernel="cps", sde_steps=(2, 3))
-    assert EditorGrpoConfig(sample_steps=4, kernel="flow_sde", sde_steps=(3, 2)).sde_steps == (2, 3)
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"sde_steps": (1, 4)}, "within 0..3"),
+        ({"sde_steps": (2, 1)}, "ascending"),
+        ({"kernel": "cps", "sde_steps": (2, 3)}, "leave out step 3"),
+        ({"kernel": "cps", "sde_steps": (0,), "noise_level": 1.5}, "at most 1"),
+        ({"window": "random", "window_size": 3, "sde_steps": (0, 1)}, "more than the 2"),
+        ({"objective": "nft"}, 'set kernel = "ode"'),
+        ({"objective": "guard", "kernel": "ode"}, "choose cps"),
+        ({"objective": "nft", "kernel": "ode", "beta": 0.1}, 'kl = "velocity"'),
+        ({"rewards": [{}]}, "one of the two"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_with_the_reason(settings: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        EditorGrpoConfig.model_validate({"sample_steps": 4, **settings})

@@ -49,8 +49,13 @@ def grpo(
         typer.Option("--model", metavar="FOLDER", help="The editor to start from; the shipped tiny base by default."),
     ] = None,
     verifier: Annotated[
-        Path, typer.Option("--verifier", metavar="FOLDER", help="The verifier that gives the rewards.")
-    ] = Path("runs/gcpo"),
+        Path | None,
+        typer.Option(
+            "--verifier",
+            metavar="FOLDER",
+            help="The verifier that gives the rewards; runs/gcpo by default, if the recipe names none.",
+        ),
+    ] = None,
 ) -> None:
     """Improve the editor by Flow-GRPO (paper section 4)."""
     from edit_r1.config import load_recipe
@@ -58,7 +63,8 @@ def grpo(
 
     config = load_recipe(EditorGrpoConfig, preset, overrides or [], section="editor_grpo")
     existing_folder(data, "--data", WORLD_MEND)
-    verifier = model_folder(verifier, "--verifier", VERIFIER_MEND)
+    if verifier is not None or not config.rewards:
+        verifier = model_folder(verifier or Path("runs/gcpo"), "--verifier", VERIFIER_MEND)
     if model is not None:
         model = model_folder(model, "--model", EDITOR_MEND)
 

@@ -117,7 +117,32 @@ def cps(
     return Transition(mean=mean, std=sigma_next * math.sin(angle))
 
 
-KERNELS: dict[str, Kernel] = {"ode": ode, "flow_sde": flow_sde, "cps": cps}
+def dance_sde(
+    x: Tensor, velocity: Tensor, sigma: Tensor, sigma_next: Tensor, noise_level: float, sigma_max: Tensor
+) -> Transition:
+    """Return the Euler-Maruyama step of DanceGRPO's SDE (arXiv 2505.07818), whose diffusion is constant: g = a.
+
+    With the model's noise e = x + (1 - s) v:
+
+        mean = x - v d - a^2 d e / (2 s),        std = a sqrt(d)
+
+    It is the equation of `flow_sde` with another g: the same marginals in short steps, and nothing singular at s = 1.
+    The score is -e / s; DanceGRPO writes it as -(x - (1 - s) x0) / s^2 with x0 = x - s v, which is the same. Without
+    noise it is `ode` bitwise. The last step (s' = 0) leaves noise of std a sqrt(s) in the image: leave it out of the
+    window if the reward is sensitive to noise.
+
+    Arguments and errors as `flow_sde`; `sigma_max` is not used.
+    """
+    if not noise_level >= 0.0:
+        raise ValueError(f"noise_level must be at least 0, got {noise_level}")
+    x, velocity, sigma, sigma_next, _ = _working(x, velocity, sigma, sigma_next, sigma_max)
+    step_size = sigma - sigma_next
+    noise = x + (1.0 - sigma) * velocity
+    mean = x - velocity * step_size - noise * (0.5 * noise_level**2 * step_size / sigma)
+    return Transition(mean=mean, std=noise_level * torch.sqrt(step_size))
+
+
+KERNELS: dict[str, Kernel] = {"ode": ode, "flow_sde": flow_sde, "cps": cps, "dance_sde": dance_sde}
 """The kernels by the name that configurations use."""
 
 

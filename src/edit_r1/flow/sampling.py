@@ -5,7 +5,7 @@ Shapes: T steps, K of them stochastic, B batch, ... latent dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,19 +17,24 @@ from edit_r1.flow.kernels import Kernel, Transition, ode, step
 VelocityFn = Callable[[Tensor, Tensor], Tensor]
 """(latents [B, ...] in float32, sigma as a scalar tensor) -> velocity [B, ...] in any dtype."""
 
+Randomness = torch.Generator | Sequence[torch.Generator]
+"""Where noise comes from: one generator for a batch; or one per sample, and then the batch does not matter."""
+
 
 @dataclass(frozen=True)
 class Trajectory:
     """What a rollout leaves behind, enough to recompute every transition.
 
     `latents` [T + 1, B, ...] from noise to image; `sigmas` [T + 1]; `steps` the K indices of stochastic steps,
-    ascending; `log_probs` [K, B], row k for the step from latents[steps[k]] to latents[steps[k] + 1].
+    ascending; `log_probs` [K, B], row k for the step from latents[steps[k]] to latents[steps[k] + 1]; `means`
+    [K, B, ...], the means that those steps were drawn around.
     """
 
     latents: Tensor
     sigmas: Tensor
     steps: tuple[int, ...]
     log_probs: Tensor
+    means: Tensor
 
 
 def transition_at(
@@ -49,7 +54,7 @@ def sample(
     sigmas: Tensor,
     kernel: Kernel = ode,
     noise_level: float = 0.0,
-    generator: torch.Generator | None = None,
+    generator: Randomness | None = None,
     *,
     sde_steps: Collection[int] | None = None,
     reduction: Reduction = "mean",
@@ -63,7 +68,8 @@ def sample(
         sigmas: noise levels [T + 1], strictly decreasing, from `flow_sigmas`.
         kernel: kernel of the stochastic steps; all other steps are `ode`.
         noise_level: the kernel's a; 0 makes every step deterministic.
-        generator: source of the steps' noise, needed if a step is stochastic; a CPU generator serves every device.
+        generator: source of the steps' noise, needed if a step is stochastic: one, or one per sample; a CPU generator
+            serves every device.
         sde_steps: indices of the stochastic steps, e.g. `range(1, 4)`; None means every step.
         reduction: of the log-probabilities, see `gaussian`.
         callback: called after each step with its index and the new latents.
@@ -77,7 +83,7 @@ def sample(
     total = sigmas.shape[0] - 1
     steps = _stochastic_steps(sigmas, () if kernel is ode or noise_level == 0.0 else sde_steps)
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    latents, log_probs = [x], [x.new_zeros(0, x.shape[0])]
+    latents, log_probs, means = [x], [x.new_zeros(0, x.shape[0])], [x.new_zeros(0, *x.shape)]
     for i in range(total):
         velocity = velocity_fn(x, sigmas[i])
         transition = transition_at(kernel if i in steps else ode, x, velocity, sigmas, i, noise_level)
@@ -85,10 +91,11 @@ def sample(
         if i in steps:
             x = step(transition, _noise_like(x, generator))
             log_probs.append(log_prob(x, transition, reduction)[None])
+            means.append(transition.mean[None])
         latents.append(x)
         if callback is not None:
             callback(i, x)
-    return Trajectory(torch.stack(latents), sigmas, steps, torch.cat(log_probs))
+    return Trajectory(torch.stack(latents), sigmas, steps, torch.cat(log_probs), torch.cat(means))
 
 
 def _stochastic_steps(sigmas: Tensor, sde_steps: Collection[int] | None) -> tuple[int, ...]:
@@ -101,7 +108,12 @@ def _stochastic_steps(sigmas: Tensor, sde_steps: Collection[int] | None) -> tupl
     return steps
 
 
-def _noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+def _noise_like(x: Tensor, generator: Randomness | None) -> Tensor:
     if generator is None:
         raise ValueError("a stochastic step needs a generator; pass one, or kernel=ode")
-    return torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
+    if isinstance(generator, torch.Generator):
+        return torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
+    rows = [
+        torch.randn(row.shape, generator=g, device=g.device, dtype=x.dtype) for row, g in zip(x, generator, strict=True)
+    ]
+    return torch.stack(rows).to(x.device)

@@ -59,6 +59,11 @@ def track(description: str, total: int, *, start: int = 0, console: Console | No
         yield _Bar(progress, task)
 
 
+def notice(line: str) -> None:
+    """Say something on standard error, beside the progress."""
+    Console(stderr=True).print(line, markup=False, highlight=False)
+
+
 def silence_libraries() -> None:
     """One bar is enough: those of the libraries that are loaded are switched off, and their advice to developers."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

@@ -19,7 +19,7 @@ from edit_r1.stages.data import (
     TracesConfig,
     WorldConfig,
 )
-from edit_r1.stages.editor import EditorGrpoConfig
+from edit_r1.stages.editor import CategoryWeights, EditorGrpoConfig, RewardConfig
 from edit_r1.stages.evaluation import CalibrationConfig, EvaluateConfig, SanityConfig
 from edit_r1.stages.verifier import (
     BackboneConfig,
@@ -44,6 +44,7 @@ __all__ = [
     "BackboneConfig",
     "BradleyTerryConfig",
     "CalibrationConfig",
+    "CategoryWeights",
     "ClaimsConfig",
     "ClaimsRecipe",
     "ColdStartConfig",
@@ -55,6 +56,7 @@ __all__ = [
     "Measured",
     "PretrainEditorConfig",
     "PretrainVerifierConfig",
+    "RewardConfig",
     "SanityConfig",
     "SftConfig",
     "Size",

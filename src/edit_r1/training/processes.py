@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
+from accelerate.utils import gather
 from pydantic import BaseModel
 from rich.console import Console
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from edit_r1.runs.run import Run
 
@@ -27,6 +32,11 @@ def process() -> PartialState:
     return here
 
 
+def device() -> torch.device:
+    """Where this process computes: its GPU, or the CPU."""
+    return process().device or torch.device("cpu")
+
+
 def open_run(path: Path, config: BaseModel, resume: bool, inputs: Mapping[str, Any]) -> Run:
     """`Run.open` in the first process; the others follow once the directory is there."""
     here = process()
@@ -37,3 +47,42 @@ def open_run(path: Path, config: BaseModel, resume: bool, inputs: Mapping[str, A
 def console() -> Console | None:
     """Where `track` shows progress: nowhere but in the first process."""
     return None if process().is_main_process else Console(quiet=True)
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """The tensors of all processes after each other, in every one; they have one shape."""
+    return cast("Tensor", gather(tensor)) if process().num_processes > 1 else tensor
+
+
+def mean_of(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The mean of every metric over the processes, which have the same names in the same order."""
+    values = torch.tensor(list(metrics.values()), dtype=torch.float64, device=device())
+    return dict(zip(metrics, gathered(values[None]).mean(0).tolist(), strict=True))
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Add up the processes' gradients, so that each has those of all their rows."""
+    if process().num_processes > 1:
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            dist.all_reduce(parameter.grad)
+
+
+def shard(transformer: nn.Module) -> None:
+    """FSDP2: every process keeps a part of each tensor of each block; gradients are added up, not averaged."""
+    blocks = [block for part in transformer.children() if isinstance(part, nn.ModuleList) for block in part]
+    for module in (*blocks, transformer):
+        fully_shard(module, reshard_after_forward=True)  # weights are exchanged between passes: nothing may stay whole
+        cast("FSDPModule", module).set_gradient_divide_factor(1.0)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor put together from the parts that the processes hold; one that is no such stays as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def distribute_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """This process's part of a whole tensor, cut as `other` is; nothing is cut where `other` is whole, or both are."""
+    if isinstance(tensor, DTensor) or not isinstance(other, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)

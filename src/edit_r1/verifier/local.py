@@ -22,14 +22,15 @@ def load_verifier(
     decomposer: Decomposer | None = None,
     checklist: bool = True,
     aggregate: str = "model",
+    device: str | None = None,
 ) -> Verifier:
-    """The verifier in `folder`, tiny or real, on the GPU where there is one.
+    """The verifier in `folder`, tiny or real, on the GPU where there is one or on a named device.
 
     Raises:
         UserError: the folder holds no verifier.
     """
     model, processor = load_verifier_model(folder)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     engine = TransformersEngine(
         model.to(device).eval(),
         processor,
