@@ -106,14 +106,20 @@ class KontextEditor:
 
     @torch.no_grad()
     def encode(self, tasks: Sequence[EditTask]) -> Conditioning:
-        """Encode instructions and sources; a source or an instruction that comes several times is encoded once."""
+        """Encode instructions and sources; a source or an instruction that comes several times is encoded once.
+
+        Returns:
+            `text` [B, T, *], T5's sequence; `pooled` [B, *], CLIP's summary; `reference` [B, L, D], the source's latent
+            tokens.
+        """
         sources = {id(task.source): task.source for task in tasks}
         rows = {key: row for row, key in enumerate(sources)}
         processor = self.pipeline.image_processor
         resized = processor.resize(list(sources.values()), self.height, self.width)
         reference = self.encode_images(processor.preprocess(resized, self.height, self.width))
         text, pooled = self.encode_text([task.instruction for task in tasks])
-        return Conditioning(text, pooled, reference[[rows[id(task.source)] for task in tasks]])
+        reference = reference[[rows[id(task.source)] for task in tasks]]
+        return Conditioning({"text": text, "pooled": pooled, "reference": reference})
 
     def encode_text(self, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Sequence [B, T, *] and pooled [B, *] embeddings; gradients flow, for pretraining."""
@@ -157,16 +163,16 @@ class KontextEditor:
 
     def velocity(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """Velocity [B, L, D] of latents [B, L, D]; `sigma` a scalar or [B]. In the transformer's dtype."""
-        dtype, count = conditioning.text.dtype, latents.shape[0]
+        dtype, count = conditioning["text"].dtype, latents.shape[0]
         time = (sigma.to(latents.device, torch.float32) * _TRAIN_TIMESTEPS).to(dtype) / _TRAIN_TIMESTEPS
         guided = self.pipeline.transformer.config.guidance_embeds
         output = self.transformer(
-            hidden_states=torch.cat([latents.to(dtype), conditioning.reference.to(dtype)], dim=1),
+            hidden_states=torch.cat([latents.to(dtype), conditioning["reference"].to(dtype)], dim=1),
             timestep=time.expand(count),
             guidance=torch.full((count,), self.guidance, device=latents.device) if guided else None,
-            pooled_projections=conditioning.pooled,
-            encoder_hidden_states=conditioning.text,
-            txt_ids=torch.zeros(conditioning.text.shape[1], 3, device=latents.device, dtype=dtype),
+            pooled_projections=conditioning["pooled"],
+            encoder_hidden_states=conditioning["text"],
+            txt_ids=torch.zeros(conditioning["text"].shape[1], 3, device=latents.device, dtype=dtype),
             img_ids=self._image_ids(dtype),
             return_dict=False,
         )[0]
