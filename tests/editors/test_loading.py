@@ -8,7 +8,8 @@ import torch
 from diffusers import FluxKontextPipeline  # pyright: ignore[reportPrivateImportUsage]
 
 from edit_r1.editors.base import edit
-from edit_r1.editors.kontext import KontextEditor, load_editor
+from edit_r1.editors.kontext import KontextEditor
+from edit_r1.editors.loading import load_editor
 from edit_r1.errors import UserError
 from edit_r1.records import EditTask
 

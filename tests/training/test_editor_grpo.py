@@ -19,7 +19,8 @@ from torch import Tensor
 
 from edit_r1.data.store import _png
 from edit_r1.editors.base import Editor
-from edit_r1.editors.kontext import KontextEditor, load_editor
+from edit_r1.editors.kontext import KontextEditor
+from edit_r1.editors.loading import load_editor
 from edit_r1.editors.tiny import TinyEditorSize, build_tiny_kontext
 from edit_r1.errors import UserError
 from edit_r1.records import Edit
@@ -85,7 +86,9 @@ def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def editor(pipeline_folder: Path) -> KontextEditor:
-    return load_editor(pipeline_folder)
+    loaded = load_editor(pipeline_folder)
+    assert isinstance(loaded, KontextEditor)
+    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +122,12 @@ def shake(lora: EditorLora, size: float = 0.05) -> None:
             lora.ema[name].add_(size * torch.randn(parameter.shape, generator=drawn))
 
 
-def draw(editor: KontextEditor, tasks: Tasks, config: EditorGrpoConfig = CONFIG, seed: int = 1) -> Rollout:
+def draw(editor: Editor, tasks: Tasks, config: EditorGrpoConfig = CONFIG, seed: int = 1) -> Rollout:
     batch = [tasks.train(index) for index in range(config.prompts_per_step)]
     return sample_groups(editor, batch, config, torch.Generator().manual_seed(seed), seed)
 
 
-def velocity(editor: KontextEditor, rollout: Rollout) -> Tensor:
+def velocity(editor: Editor, rollout: Rollout) -> Tensor:
     trajectory, conditioning = rollout.parts[0]
     with torch.no_grad():
         return editor.velocity(trajectory.latents[1], trajectory.sigmas[1], conditioning)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from edit_r1 import assets
 from edit_r1.editors.base import Conditioning, Editor, edit, to_pil
-from edit_r1.editors.kontext import load_editor
+from edit_r1.editors.loading import load_editor
 from edit_r1.errors import UserError
 from edit_r1.flow.gaussian import kl, log_prob
 from edit_r1.flow.kernels import KERNELS, Transition
