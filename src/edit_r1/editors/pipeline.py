@@ -98,8 +98,9 @@ class PipelineEditor(ABC):
     def sigmas(self, steps: int) -> Tensor:
         """The pipeline's schedule: even noise levels, shifted by the image's size or by the scheduler's constant."""
         config = self.pipeline.scheduler.config
+        terminal = config.get("shift_terminal") or None  # 0 means none to diffusers
         if not config.use_dynamic_shifting:
-            return flow_sigmas(steps, shift=config.shift)
+            return flow_sigmas(steps, shift=config.shift, shift_terminal=terminal)
         mu = dynamic_mu(
             self.rows * self.columns,
             base_tokens=config.get("base_image_seq_len", 256),
@@ -107,7 +108,7 @@ class PipelineEditor(ABC):
             base_shift=config.get("base_shift", 0.5),
             max_shift=config.get("max_shift", 1.15),
         )
-        return flow_sigmas(steps, mu=mu)
+        return flow_sigmas(steps, mu=mu, shift_terminal=terminal)
 
     def save(self, folder: Path) -> None:
         """Write the pipeline (safetensors), whole or not at all.
