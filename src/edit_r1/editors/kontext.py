@@ -84,14 +84,8 @@ class KontextEditor(PipelineEditor):
             `text` [B, T, *], T5's sequence; `pooled` [B, *], CLIP's summary; `reference` [B, L, D], the source's latent
             tokens.
         """
-        sources = {id(task.source): task.source for task in tasks}
-        rows = {key: row for row, key in enumerate(sources)}
-        processor = self.pipeline.image_processor
-        resized = processor.resize(list(sources.values()), self.height, self.width)
-        reference = self.encode_images(processor.preprocess(resized, self.height, self.width))
         text, pooled = self.encode_text([task.instruction for task in tasks])
-        reference = reference[[rows[id(task.source)] for task in tasks]]
-        return Conditioning({"text": text, "pooled": pooled, "reference": reference})
+        return Conditioning({"text": text, "pooled": pooled, "reference": self.encode_sources(tasks)})
 
     def encode_text(self, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Sequence [B, T, *] and pooled [B, *] embeddings; gradients flow, for pretraining."""

@@ -9,10 +9,15 @@ from diffusers import DiffusionPipeline  # pyright: ignore[reportPrivateImportUs
 
 from edit_r1.editors.kontext import KontextEditor
 from edit_r1.editors.pipeline import PipelineEditor, quiet
+from edit_r1.editors.qwen_image import QwenImageEditor
 from edit_r1.errors import UserError
 
-_ADAPTERS: dict[str, type[KontextEditor]] = {"FluxKontextPipeline": KontextEditor}
-_KINDS = " or ".join(_ADAPTERS)
+_ADAPTERS: dict[str, type[KontextEditor] | type[QwenImageEditor]] = {
+    "FluxKontextPipeline": KontextEditor,
+    "QwenImageEditPipeline": QwenImageEditor,
+    "QwenImageEditPlusPipeline": QwenImageEditor,
+}
+_KINDS = " or ".join(", ".join(_ADAPTERS).rsplit(", ", 1))
 
 
 def load_editor(path: str | Path, *, height: int | None = None, width: int | None = None) -> PipelineEditor:
@@ -24,16 +29,19 @@ def load_editor(path: str | Path, *, height: int | None = None, width: int | Non
         width: likewise.
 
     Raises:
-        UserError: the folder is missing, holds no pipeline, a pipeline of another kind, or lacks a part.
+        UserError: the folder is missing, holds no pipeline, a pipeline of another kind, or lacks a part; or the
+            processor of a Qwen-Image-Edit lacks torchvision.
     """
     folder = Path(path)
     adapter = _ADAPTERS[_kind(folder)]
     quiet()
     try:
         pipeline = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:  # a broken torchvision is a RuntimeError
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{folder} cannot be loaded as an editor: {line}; copy the folder anew") from error
+        torchvision = "torchvision" in line.lower()
+        mend = "install the torchvision that goes with your torch" if torchvision else "copy the folder anew"
+        raise UserError(f"{folder} cannot be loaded as an editor: {line}; {mend}") from error
     return adapter(pipeline, height=height, width=width, name=folder.name)
 
 

@@ -79,12 +79,25 @@ class PipelineEditor(ABC):
         """See `Editor`."""
 
     @abstractmethod
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Packed latents [B, L, D] of images [B, 3, H, W] in [-1, 1], normalised as the transformer wants them."""
+
+    @abstractmethod
     def velocity(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Editor`."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
         """See `Editor`."""
+
+    def encode_sources(self, tasks: Sequence[EditTask]) -> Tensor:
+        """Reference tokens [B, L, D] of the tasks' sources; a source that comes several times is encoded once."""
+        sources = {id(task.source): task.source for task in tasks}
+        rows = {key: row for row, key in enumerate(sources)}
+        processor = self.pipeline.image_processor
+        resized = processor.resize(list(sources.values()), self.height, self.width)
+        reference = self.encode_images(processor.preprocess(resized, self.height, self.width))
+        return reference[[rows[id(task.source)] for task in tasks]]
 
     def noise(self, count: int, generator: torch.Generator) -> Tensor:
         """Standard normal starting latents, float32 [count, L, D], drawn where the generator is.
