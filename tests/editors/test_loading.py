@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import FluxKontextPipeline  # pyright: ignore[reportPrivateImportUsage]
+from diffusers import (
+    DiffusionPipeline,  # pyright: ignore[reportPrivateImportUsage]
+    FluxKontextPipeline,  # pyright: ignore[reportPrivateImportUsage]
+)
 
 from edit_r1.editors.base import edit
-from edit_r1.editors.kontext import KontextEditor, load_editor
+from edit_r1.editors.kontext import KontextEditor
+from edit_r1.editors.loading import load_editor
 from edit_r1.errors import UserError
 from edit_r1.records import EditTask
 
@@ -91,7 +95,7 @@ def _damaged_index(path: Path) -> None:
         (_missing, "no editor at"),
         (_empty, "no model_index.json"),
         (_single_model, "perhaps a verifier"),
-        (_other_pipeline, "StableDiffusionPipeline"),
+        (_other_pipeline, "StableDiffusionPipeline; an editor is a FluxKontextPipeline, QwenImageEditPipeline or"),
         (_damaged_index, "damaged"),
     ],
 )
@@ -108,6 +112,21 @@ def test_a_folder_that_lacks_a_part_is_named(folder: Path, tmp_path: Path) -> No
     path = tmp_path / "given"
     path.mkdir()
     (path / "model_index.json").write_bytes((folder / "model_index.json").read_bytes())
-    with pytest.raises(UserError, match="given cannot be loaded") as caught:
+    with pytest.raises(UserError, match=r"given cannot be loaded") as caught:
+        load_editor(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_torchvision_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stock processor of Qwen-Image-Edit has a part for films that needs it; transformers says so over lines."""
+    path = tmp_path / "given"
+    path.mkdir()
+    (path / "model_index.json").write_text(json.dumps({"_class_name": "QwenImageEditPipeline"}))
+
+    def no_torchvision(*_: object, **__: object) -> None:
+        raise ImportError("\nQwen2VLVideoProcessor requires the Torchvision library but it was not found.\nSee there.")
+
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", no_torchvision)
+    with pytest.raises(UserError, match=r"given cannot .* Torchvision .*; install the torchvision that goes") as caught:
         load_editor(path)
     assert "\n" not in str(caught.value)

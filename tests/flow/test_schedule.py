@@ -36,6 +36,24 @@ def test_sigmas_equal_those_of_diffusers_for_every_shift(steps: int, shift: floa
         assert torch.equal(ours, scheduler.sigmas)
 
 
+@settings(deadline=None, max_examples=30)
+@given(steps=st.integers(2, 200), shift=st.floats(0.1, 20.0), mu=MU, terminal=st.floats(0.001, 0.5))
+def test_stretched_sigmas_equal_those_of_diffusers(steps: int, shift: float, mu: float, terminal: float) -> None:
+    for dynamic in (False, True):
+        scheduler: Any = FlowMatchEulerDiscreteScheduler(
+            shift=shift, use_dynamic_shifting=dynamic, shift_terminal=terminal
+        )
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
+        time: dict[str, float] = {"mu": mu} if dynamic else {"shift": shift}
+        assert torch.equal(flow_sigmas(steps, shift_terminal=terminal, **time), scheduler.sigmas)
+
+
+def test_stretch_by_hand() -> None:
+    """Levels 1, 3/4, 1/2, 1/4 are 0, 1/4, 1/2, 3/4 from 1; to end at 1/2 all are 2/3 of that: 0, 1/6, 1/3, 1/2."""
+    expected = torch.tensor([1.0, 5 / 6, 2 / 3, 1 / 2, 0.0])
+    torch.testing.assert_close(flow_sigmas(4, shift_terminal=0.5), expected)
+
+
 def test_dynamic_mu_goes_through_its_two_anchors() -> None:
     """The line through (256, 0.5) and (4096, 1.15): halfway, at 2176 tokens, mu = 0.825; and it is not clamped.
 
@@ -91,5 +109,8 @@ def test_bad_input_is_named() -> None:
         flow_sigmas(4, shift=2.0, mu=0.5)
     with pytest.raises(ValueError, match="shift must be above 0"):
         flow_sigmas(4, shift=0.0)
+    for steps, terminal in ((4, 0.0), (4, 1.0), (1, 0.02)):
+        with pytest.raises(ValueError, match="shift_terminal must be"):
+            flow_sigmas(steps, shift_terminal=terminal)
     with pytest.raises(ValueError, match="too strong"):
         flow_sigmas(50, mu=40.0)

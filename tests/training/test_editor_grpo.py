@@ -19,7 +19,8 @@ from torch import Tensor
 
 from edit_r1.data.store import _png
 from edit_r1.editors.base import Editor
-from edit_r1.editors.kontext import KontextEditor, load_editor
+from edit_r1.editors.kontext import KontextEditor
+from edit_r1.editors.loading import load_editor
 from edit_r1.editors.tiny import TinyEditorSize, build_tiny_kontext
 from edit_r1.errors import UserError
 from edit_r1.flow.gaussian import log_prob
@@ -81,7 +82,9 @@ def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def editor(pipeline_folder: Path) -> KontextEditor:
-    return load_editor(pipeline_folder)
+    loaded = load_editor(pipeline_folder)
+    assert isinstance(loaded, KontextEditor)
+    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +113,7 @@ def shake(lora: EditorPolicy, size: float = 0.05) -> None:
 
 
 def draw(
-    editor: KontextEditor, tasks: Tasks, config: EditorGrpoConfig = CONFIG, seed: int = 1, first: int = 0
+    editor: Editor, tasks: Tasks, config: EditorGrpoConfig = CONFIG, seed: int = 1, first: int = 0
 ) -> list[Part]:
     batch = [tasks.train(index) for index in range(first, first + config.prompts_per_step)]
     return list(sample_groups(editor, batch, config, Draw(seed, 1, first)))
@@ -122,7 +125,7 @@ def update(
     return full_update(editor, lora, parts, values, torch.ones(len(values), dtype=torch.bool), config)
 
 
-def velocity(editor: KontextEditor, rollout: Sequence[Part]) -> Tensor:
+def velocity(editor: Editor, rollout: Sequence[Part]) -> Tensor:
     trajectory = rollout[0].trajectory
     with torch.no_grad():
         return velocity_fn(editor, rollout[0].conditioning, CONFIG)(trajectory.latents[1], trajectory.sigmas[1])

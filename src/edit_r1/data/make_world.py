@@ -130,7 +130,7 @@ def shipped_editor() -> Sampler:
     """The tiny editor base that comes with the package."""
     from edit_r1.assets import EDITOR
     from edit_r1.editors.base import edit
-    from edit_r1.editors.kontext import load_editor
+    from edit_r1.editors.loading import load_editor
 
     editor = load_editor(EDITOR)
 

@@ -6,8 +6,8 @@ Time: sigma = 1 is noise, sigma = 0 the image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -24,32 +24,35 @@ from edit_r1.records import EditTask
 class Conditioning:
     """What an editor needs to know of B tasks, encoded once and reused by every step and every member of a group.
 
-    `text` [B, T, *] the sequence of the text encoder; `pooled` [B, *] its summary; `reference` [B, R, D] the source's
-    latent tokens.
+    Named tensors [B, ...], batch first; which ones is each adapter's own affair, and its docstring says it.
+
+    Raises:
+        ValueError: there are no tensors, or they do not agree on B.
     """
 
-    text: Tensor
-    pooled: Tensor
-    reference: Tensor
+    tensors: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(tensor) for name, tensor in self.tensors.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"all tensors must have the same number of rows, got {lengths}")
 
     def __len__(self) -> int:
         """B."""
-        return self.text.shape[0]
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The tensor of that name."""
+        return self.tensors[name]
 
     def repeat(self, group: int) -> Conditioning:
         """Every task `group` times, members of a group next to each other: [B * group, ...]."""
-        return self._map(lambda tensor: tensor.repeat_interleave(group, dim=0))
+        return Conditioning({name: tensor.repeat_interleave(group, dim=0) for name, tensor in self.tensors.items()})
 
     def select(self, rows: slice | Sequence[int]) -> Conditioning:
         """Some of the rows."""
-        return self._map(lambda tensor: tensor[rows if isinstance(rows, slice) else list(rows)])
-
-    def _map(self, function: _TensorMap) -> Conditioning:
-        return replace(self, **{field.name: function(getattr(self, field.name)) for field in fields(self)})
-
-
-class _TensorMap(Protocol):
-    def __call__(self, tensor: Tensor, /) -> Tensor: ...
+        index = rows if isinstance(rows, slice) else list(rows)
+        return Conditioning({name: tensor[index] for name, tensor in self.tensors.items()})
 
 
 class Editor(Protocol):

@@ -17,7 +17,7 @@ from PIL.Image import Image
 
 from edit_r1 import assets
 from edit_r1.editors.base import edit, to_pil
-from edit_r1.editors.kontext import load_editor
+from edit_r1.editors.loading import load_editor
 from edit_r1.evaluation.metrics import JudgedEdit, editor_metrics, edits_by_category
 from edit_r1.files import atomic_write, disk_errors
 from edit_r1.records import Edit, EditTask, Failure

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from edit_r1 import assets
 from edit_r1.editors.base import Editor, edit, to_pil
-from edit_r1.editors.kontext import KontextEditor, load_editor
+from edit_r1.editors.loading import load_editor
+from edit_r1.editors.pipeline import PipelineEditor
 from edit_r1.errors import UserError
 from edit_r1.records import Edit, EditTask
 from edit_r1.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -214,7 +215,7 @@ def run(
     process().wait_for_everyone()
 
 
-def _open_editor(folder: Path, config: EditorGrpoConfig, device: torch.device | str) -> KontextEditor:
+def _open_editor(folder: Path, config: EditorGrpoConfig, device: torch.device | str) -> PipelineEditor:
     """The editor, its frozen weights held in what is computed in."""
     frozen_in_bf16 = config.bf16 and config.lora_rank > 0
     return load_editor(folder).to(device, torch.bfloat16 if frozen_in_bf16 else None)

@@ -84,7 +84,7 @@ def flow_matching_loss(
     latents = target + sigma_B[:, None, None] * (ends - target)
     velocity = editor.velocity(latents, sigma_B, conditioning)
     editor.guidance = told
-    changed = (target - conditioning.reference).square().mean(dim=-1, keepdim=True) > _CHANGED
+    changed = (target - conditioning["reference"]).square().mean(dim=-1, keepdim=True) > _CHANGED
     weight = 1.0 + (change_weight - 1.0) * changed
     return (weight * (velocity.float() - (ends - target)).square()).mean() / weight.mean()
 
@@ -201,7 +201,7 @@ def encode_batch(editor: KontextEditor, examples: Sequence[Example]) -> tuple[Te
     images = np.stack([render(task.scene) for task, _, _ in examples] + [target for _, target, _ in examples])
     source, target = editor.encode_images(to_model(images)).float().chunk(2)
     text, pooled = editor.encode_text([words for _, _, words in examples])
-    return target, Conditioning(text, pooled, source)
+    return target, Conditioning({"text": text, "pooled": pooled, "reference": source})
 
 
 class _State:
