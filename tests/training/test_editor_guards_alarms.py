@@ -58,6 +58,16 @@ def test_an_alarm_at_its_limit(name: str) -> None:
     assert alarms(now, BASE, LIMITS.model_copy(update={name: None})) == {}
 
 
+def test_a_recipe_turns_guards_off() -> None:
+    """TOML has no None: limits that nothing can pass do the same."""
+    rises = dict.fromkeys(("high_frequency", "edges", "drift", "gap"), 1e9)
+    limits = GuardsConfig(noop_rate=1, diversity=0, blur=0, **rises)
+    for worst in (1.0, 0.0):
+        now = dict.fromkeys(BASE, worst) | {"probe_reward": 10.0}
+        assert len(alarms(now, BASE, LIMITS)) >= 3
+        assert alarms(now, BASE, limits) == {}
+
+
 @pytest.mark.parametrize("unknown", [NAN, None, math.inf, "missing"])
 def test_what_was_not_measured_never_alarms(unknown: Any) -> None:
     """Neither as the number of now nor as that of the base."""

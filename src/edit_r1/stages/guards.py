@@ -10,16 +10,17 @@ from edit_r1.config import Config
 class GuardsConfig(Config):
     """`[guards]`: limits for the probe of an editor in training, most of them against the base (docs/guards.md).
 
-    None: this guard never alarms.
+    None: this guard never alarms. Recipes have no None; there a share of 1, a lowest multiple of 0 or a highest of 1e9
+    does the same.
     """
 
-    noop_rate: float | None = Field(default=0.4, ge=0, lt=1)
+    noop_rate: float | None = Field(default=0.4, ge=0, le=1)
     """Highest share of copies; a share that is no higher than the base's is no alarm."""
-    diversity: float | None = Field(default=0.5, gt=0, lt=1)
+    diversity: float | None = Field(default=0.5, ge=0, lt=1)
     """Lowest distance within groups, as a multiple of the base's."""
     high_frequency: float | None = Field(default=1.5, gt=1)
     """Highest share of energy in fine detail, as a multiple of the base's: noise, grids."""
-    blur: float | None = Field(default=0.5, gt=0, lt=1)
+    blur: float | None = Field(default=0.5, ge=0, lt=1)
     """Lowest share of energy in fine detail, as a multiple of the base's: blur, empty pictures."""
     edges: float | None = Field(default=1.5, gt=1)
     """Highest share of edge pixels, as a multiple of the base's."""
