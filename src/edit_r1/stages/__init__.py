@@ -21,6 +21,7 @@ from edit_r1.stages.data import (
 )
 from edit_r1.stages.editor import CategoryWeights, EditorGrpoConfig, RewardConfig
 from edit_r1.stages.evaluation import CalibrationConfig, EvaluateConfig, SanityConfig
+from edit_r1.stages.guards import GuardsConfig
 from edit_r1.stages.verifier import (
     BackboneConfig,
     BradleyTerryConfig,
@@ -53,6 +54,7 @@ __all__ = [
     "EvaluateConfig",
     "GcpoConfig",
     "GoldConfig",
+    "GuardsConfig",
     "Measured",
     "PretrainEditorConfig",
     "PretrainVerifierConfig",
