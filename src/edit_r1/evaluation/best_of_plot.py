@@ -28,8 +28,8 @@ def draw_curve(result: Result) -> Image.Image:
     marks = [mark for mark in ticks(0.0, max(share.ci95[1] for _, _, shares in lines for share in shares)) if mark <= 1]
     canvas = _Canvas(len(result.points), max(marks[-1], 1e-9))
     canvas.axes(marks, result.points)
-    for name, colour, shares in lines:
-        canvas.line(shares, colour, whiskers=name in result.failure_rate)
+    for index, (_, colour, shares) in enumerate(lines):
+        canvas.line(shares, colour, index - len(lines) // 2, whiskers=0 < index < len(lines) - 1)
     canvas.labels([(name, colour, shares[-1].mean) for name, colour, shares in lines])
     canvas.text((_LEFT, 14), f"edits without any fault, {result.tasks} tasks", _INK, 15)
     return canvas.image.resize((_WIDTH, _HEIGHT), Image.Resampling.LANCZOS)
@@ -65,8 +65,9 @@ class _Canvas:
         middle = (_LEFT + _WIDTH - _RIGHT) / 2
         self.text((middle, _HEIGHT - 24), "N, edits to choose from", _FAINT, 13, "ma")
 
-    def line(self, shares: Sequence[Share], colour: str, *, whiskers: bool) -> None:
-        places = [(self.x(index), self.y(share.mean)) for index, share in enumerate(shares)]
+    def line(self, shares: Sequence[Share], colour: str, lane: int, *, whiskers: bool) -> None:
+        """One line; lanes are a little apart, so that intervals can be told from each other."""
+        places = [(self.x(index) + 4 * lane, self.y(share.mean)) for index, share in enumerate(shares)]
         self.stroke(places, colour, 2.5 if whiskers else 1.5)
         for (x, y), share in zip(places, shares, strict=True):
             if whiskers:
