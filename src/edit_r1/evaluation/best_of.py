@@ -92,13 +92,11 @@ def edit_best_of(
     """
     judged = count > 1 or verifier is not None
     task = grammar_task(source, instruction) if judged else EditTask(source, instruction, category="")
-    judge = (
-        load_verifier(demo_verifier(verifier, "--verifier"), temperature=0.0 if traces == 1 else 1.0)
-        if judged
-        else None
-    )
+    folder = demo_verifier(verifier, "--verifier") if judged else None
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    edits = make_candidates(load_editor(editor or assets.EDITOR).to(device), task, count, steps, seed)
+    model = load_editor(editor or assets.EDITOR).to(device)
+    judge = load_verifier(folder, temperature=0.0 if traces == 1 else 1.0) if folder is not None else None
+    edits = make_candidates(model, task, count, steps, seed)
     if judge is None:
         return BestOf(tuple(edits), (), 0)
     judgements = judge.score(edits, traces, seed)
