@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -71,3 +71,31 @@ def grpo(
     from edit_r1.training.editor_grpo import run
 
     run(config, data=data, model=model, verifier=verifier, out=out, seed=seed, resume=resume)
+
+
+@app.command(
+    "export",
+    epilog=examples(
+        "edit-r1 editor export --run runs/editor --out my-lora --kind lora",
+        "edit-r1 editor export --run runs/editor --out my-editor --kind merged --base-model owner/name",
+    ),
+)
+def export(
+    run: Annotated[Path, typer.Option("--run", metavar="FOLDER", help="A finished run of `edit-r1 editor grpo`.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The folder to make.")],
+    kind: Annotated[
+        Literal["lora", "merged"],
+        typer.Option("--kind", help="LoRA for load_lora_weights, or a whole pipeline for from_pretrained."),
+    ] = "lora",
+    base_model: Annotated[
+        str | None,
+        typer.Option("--base-model", metavar="ID", help="Id of the trained editor on Hugging Face, for the card."),
+    ] = None,
+) -> None:
+    """Copy a trained editor into a folder to publish, with a model card (README.md)."""
+    existing_folder(run, "--run", "give the --out of `edit-r1 editor grpo`")
+
+    from edit_r1.training.export import export as copy
+
+    copy(run, out, kind, base_model)
+    typer.echo(f"{out}: {kind} weights and README.md")

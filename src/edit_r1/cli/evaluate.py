@@ -165,6 +165,44 @@ def sanity(
 
 
 @app.command(
+    "best-of",
+    epilog=examples(
+        "edit-r1 evaluate best-of --editor runs/editor --verifier runs/gcpo",
+        "edit-r1 evaluate best-of --verifier runs/gcpo --verifier runs/cold_start --set tasks=100",
+    ),
+)
+def best_of(
+    preset: Preset = "default",
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    out: Out = Path("runs/best_of"),
+    resume: Resume = False,
+    editor: Annotated[
+        Path | None,
+        typer.Option("--editor", metavar="FOLDER", help="The editor; the shipped tiny base by default."),
+    ] = None,
+    verifier: Annotated[
+        list[Path] | None,
+        typer.Option("--verifier", metavar="FOLDER", help="Who chooses; may be given several times. [runs/gcpo]"),
+    ] = None,
+) -> None:
+    """Tell what choosing among N edits gains: by verifiers, at random, and the most that there is to gain."""
+    from edit_r1.config import load_recipe
+    from edit_r1.stages import BestOfConfig
+
+    config = load_recipe(BestOfConfig, preset, overrides or [], section="best_of")
+    judges = [model_folder(folder, "--verifier", VERIFIER_MEND) for folder in verifier or [Path("runs/gcpo")]]
+    if editor is not None:
+        editor = model_folder(editor, "--editor", EDITOR_MEND)
+
+    from edit_r1.evaluation.best_of_curve import run
+    from edit_r1.evaluation.best_of_result import as_text
+
+    typer.echo(as_text(run(config, editor=editor, verifiers=judges, out=out, seed=seed, resume=resume)))
+    typer.echo(f"curves: {out / 'best_of.png'}")
+
+
+@app.command(
     "claims",
     epilog=examples(
         "edit-r1 evaluate claims --missing                     (what is there, and what is not)",

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from edit_r1.cli import demo, doctor, editor, evaluate, pretrain, report, score, verifier, world
+from edit_r1.cli import demo, doctor, edit, editor, evaluate, pretrain, report, score, verifier, world
 from edit_r1.cli.options import examples
 from edit_r1.errors import UserError
 
@@ -89,6 +89,7 @@ app.add_typer(evaluate.app, name="evaluate")
 app.command("doctor", epilog=doctor.EXAMPLES, short_help="Say what a recipe needs before it is run.")(doctor.doctor)
 app.command("report", epilog=report.EXAMPLES, short_help="Write the report of a demo run.")(report.report)
 app.command("score", epilog=score.EXAMPLES, short_help="Check and score one edit.")(score.score)
+app.command("edit", epilog=edit.EXAMPLES, short_help="Edit one image, the best of several attempts.")(edit.edit)
 app.add_typer(pretrain.app, name="pretrain")
 
 

@@ -25,13 +25,32 @@ def score_edit(
     Raises:
         UserError: the instruction is outside the world's grammar, or there is no verifier.
     """
+    task = grammar_task(source, instruction)
+    folder = demo_verifier(model, "--model")
+    judgement = load_verifier(folder).score([Edit(task, edited, "given", seed)], traces, seed)[0]
+    return task, judgement
+
+
+def grammar_task(source: Image, instruction: str) -> EditTask:
+    """A task of the built-in world with the principles that its grammar gives.
+
+    Raises:
+        UserError: the instruction is outside the world's grammar.
+    """
     task = EditTask(source, instruction, category="")
     principles = GrammarDecomposer().principles(source, instruction)
     if isinstance(principles, Failure):
         raise UserError(f"no principles for {instruction!r}: {principles.text}")
-    task = replace(task, principles=principles)
-    folder = model or DEMO_VERIFIER
+    return replace(task, principles=principles)
+
+
+def demo_verifier(given: Path | None, option: str) -> Path:
+    """The folder that was given with `option`, else that of the demo's verifier.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    folder = given or DEMO_VERIFIER
     if not folder.is_dir():
-        raise UserError(f"there is no verifier in {folder} yet: run `edit-r1 demo`, or give --model FOLDER")
-    judgement = load_verifier(folder).score([Edit(task, edited, "given", seed)], traces, seed)[0]
-    return task, judgement
+        raise UserError(f"there is no verifier in {folder} yet: run `edit-r1 demo`, or give {option} FOLDER")
+    return folder

@@ -20,7 +20,7 @@ from edit_r1.stages.data import (
     WorldConfig,
 )
 from edit_r1.stages.editor import CategoryWeights, EditorGrpoConfig, RewardConfig
-from edit_r1.stages.evaluation import CalibrationConfig, EvaluateConfig, SanityConfig
+from edit_r1.stages.evaluation import BestOfConfig, CalibrationConfig, EvaluateConfig, SanityConfig
 from edit_r1.stages.guards import GuardsConfig
 from edit_r1.stages.verifier import (
     BackboneConfig,
@@ -43,6 +43,7 @@ __all__ = [
     "TRAIN_PAIRS",
     "Arm",
     "BackboneConfig",
+    "BestOfConfig",
     "BradleyTerryConfig",
     "CalibrationConfig",
     "CategoryWeights",

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from edit_r1.config import Config
+from edit_r1.stages.data import Measured
 
 
 class EvaluateConfig(Config):
@@ -51,3 +52,24 @@ class SanityConfig(Config):
     temperature: float = Field(default=0.0, ge=0)
     max_tokens: int = Field(default=160, gt=0)
     batch_size: int = Field(default=128, gt=0)
+
+
+class BestOfConfig(Config):
+    """`[best_of]`: how much a choice among N edits gains.
+
+    The defaults ask the verifier as the editor's training does: one greedy trace.
+    """
+
+    split: Measured = "test"
+    """Where the tasks come from."""
+    tasks: int = Field(default=300, gt=0)
+    candidates: int = Field(default=16, gt=0)
+    """Edits of each task; N is every power of two up to this number, and the number itself."""
+    steps: int = Field(default=5, gt=0)
+    """Sampling steps of the editor."""
+    template: Literal["compact", "verify"] = "compact"
+    traces: int = Field(default=1, gt=0)
+    temperature: float = Field(default=0.0, ge=0)
+    max_tokens: int = Field(default=160, gt=0)
+    batch: int = Field(default=128, gt=0)
+    """Edits that go through the verifier together, and at most through the editor."""

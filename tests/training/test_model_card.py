@@ -1,0 +1,223 @@
+"""Model cards and exports: from a tiny run through the real command line, loaded again by what the card says."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxKontextPipeline  # pyright: ignore[reportPrivateImportUsage]
+from PIL import Image
+from safetensors.torch import load_file
+from tests.training.tiny_run import tiny_verifier
+from typer.testing import CliRunner, Result
+
+from edit_r1 import assets
+from edit_r1.cli.main import app
+from edit_r1.config import Config
+from edit_r1.editors.tiny import TinyEditorSize, build_tiny_kontext
+from edit_r1.runs.run import Run
+from edit_r1.training.model_card import model_card
+from edit_r1.world.words import vocabulary
+
+SIZE = TinyEditorSize(
+    width=32, head_dim=16, double_blocks=1, single_blocks=1, text_width=16, t5_layers=1, vae_channels=(8, 8, 8)
+)
+
+
+class Settings(Config):
+    steps: int = 2
+    probe_steps: int = 2
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the real command; the random verifier writes nothing readable, so B stays 0."""
+    folder = tmp_path_factory.mktemp("run")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipeline: Any = build_tiny_kontext(SIZE, vocabulary())
+        verifier = tiny_verifier(folder)
+    pipeline.vae.register_to_config(shift_factor=0.0, scaling_factor=1.0)
+    pipeline.save_pretrained(folder / "base")
+    given: list[object] = [
+        "--model",
+        folder / "base",
+        "--verifier",
+        verifier,
+        "--data",
+        folder,
+        "--out",
+        folder / "run",
+    ]
+    sets = ("steps=1", "max_tokens=4", "probe_tasks=2")
+    result = command("editor", "grpo", "--preset", "smoke", *given, *(part for s in sets for part in ("--set", s)))
+    assert result.exit_code == 0, result.output
+    return folder / "run"
+
+
+def invented(folder: Path, *lines: dict[str, float], model: str = "None", done: bool = True) -> Run:
+    """A run directory with the given metrics; `model/` has the index of a pipeline and nothing else."""
+    inputs = {"seed": 3, "data": "/home/alice/secret/world", "model": model, "verifier": "runs/gcpo/model"}
+    run = Run.open(folder, Settings(), inputs=inputs)
+    for line in lines:
+        run.log(int(line["step"]), **{name: value for name, value in line.items() if name != "step"})
+    facts = json.loads((folder / "environment.json").read_text())
+    facts |= {"command": ["edit-r1", "editor", "grpo", "--data", "/home/alice/secret/world", "--out=/home/alice/out"]}
+    facts |= {"commit": "abc123", "changed": True}
+    (folder / "environment.json").write_text(json.dumps(facts))
+    (folder / "model").mkdir()
+    (folder / "model/model_index.json").write_text('{"_class_name": "QwenImageEditPipeline"}')
+    if done:
+        run.finish({"steps": 2})
+    return run
+
+
+def python_of(card: str) -> str:
+    found = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_table_has_the_first_and_the_last_probe(tmp_path: Path) -> None:
+    """Steps 0 and 2 were probed and step 1 was not; what is not finite was recorded as null and is a dash."""
+    run = invented(
+        tmp_path / "run",
+        {"step": 0, "probe_reward": float("nan"), "probe_noop_rate": 0.25},
+        {"step": 1, "reward": 5.0},
+        {"step": 2, "reward": 6.0, "probe_reward": 6.5, "probe_noop_rate": 0.125},
+    )
+    card = model_card(run, "lora")
+    table = card[card.index("| metric") : card.index("## Training")].split("\n")
+    assert table[:4] == [
+        "| metric | step 0 | step 2 |",
+        "|---|---|---|",
+        "| `reward` | – | 6.500 |",
+        "| `noop_rate` | 0.250 | 0.125 |",
+    ]
+    assert "recorded no probe" in model_card(invented(tmp_path / "other", {"step": 1, "reward": 5.0}), "lora")
+
+
+def test_simulated_preferences_are_said_where_the_oracle_spoke(tmp_path: Path) -> None:
+    world = invented(tmp_path / "world", {"step": 0, "probe_oracle_success": 0.4})
+    photographs = invented(tmp_path / "photographs", {"step": 0, "probe_reward": 4.0})
+    assert "**simulated**" in model_card(world, "merged")
+    assert "simulated" not in model_card(photographs, "merged")
+
+
+def test_a_card_tells_the_making_and_no_persons_paths(tmp_path: Path) -> None:
+    card = model_card(invented(tmp_path / "run", model="/home/alice/flux"), "merged")
+    assert "alice" not in card
+    assert "| data | `world` |" in card
+    assert "| model | `flux` |" in card
+    assert "| verifier | `runs/gcpo/model` |" in card
+    assert "| command | `edit-r1 editor grpo --data world --out=out` |" in card
+    assert "| commit of edit-r1 | `abc123 with uncommitted changes` |" in card
+    settings = re.search(r"```json\n(.*?)```", card, re.DOTALL)
+    assert settings is not None
+    assert json.loads(settings[1]) == {"steps": 2, "probe_steps": 2}
+
+
+@pytest.mark.parametrize(("kind", "relation"), [("lora", "adapter"), ("merged", "finetune")])
+def test_the_header_names_the_base_only_when_it_is_known(tmp_path: Path, kind: Any, relation: str) -> None:
+    run = invented(tmp_path / "run")
+    head = model_card(run, kind, "black-forest-labs/FLUX.1-Kontext-dev").split("---\n")[1].splitlines()
+    assert "base_model: black-forest-labs/FLUX.1-Kontext-dev" in head
+    assert f"base_model_relation: {relation}" in head
+    assert {"license: other", "library_name: diffusers"} <= set(head)
+    assert ("- lora" in head) == (kind == "lora")
+    assert "base_model" not in model_card(run, kind)
+
+
+def test_the_class_is_the_pipelines_own_and_the_shipped_base_has_a_name(tmp_path: Path) -> None:
+    """A Qwen pipeline has no distilled guidance; a LoRA of the shipped base says where that is."""
+    run = invented(tmp_path / "run")
+    code = python_of(model_card(run, "merged"))
+    assert 'QwenImageEditPipeline.from_pretrained("PATH/OF/THIS/FOLDER")' in code
+    assert "guidance_scale" not in code
+    assert "from edit_r1.assets import EDITOR" in python_of(model_card(run, "lora"))
+    other = python_of(model_card(run, "lora", "owner/name"))
+    assert "from_pretrained('owner/name')" in other
+    assert "edit_r1" not in other
+
+
+@pytest.mark.parametrize("kind", ["lora", "merged"])
+def test_an_export_is_loaded_by_its_own_card(trained: Path, tmp_path: Path, kind: str) -> None:
+    """The card's Python, run as it stands but for the places of base, export and pictures, edits a picture."""
+    out = tmp_path / "out"
+    result = command("editor", "export", "--run", trained, "--out", out, "--kind", kind)
+    assert result.exit_code == 0, result.output
+    card = (out / "README.md").read_text()
+    assert "alice" not in card
+    assert str(trained.parent) not in card
+    assert "| metric | step 0 | step 1 |" in card
+    assert "**simulated**" in card
+    Image.effect_noise((64, 64), 80).convert("RGB").save(tmp_path / "before.png")
+    code = python_of(card)
+    for place, path in (
+        ("PATH/OF/THIS/FOLDER", out),
+        ("PATH/OF/THE/BASE/EDITOR", trained.parent / "base"),
+        ("before.png", tmp_path / "before.png"),
+        ("after.png", tmp_path / "after.png"),
+    ):
+        code = code.replace(place, str(path))
+    exec(compile(code, "card", "exec"), {})  # what a reader does with it
+    with Image.open(tmp_path / "after.png") as edited:
+        assert edited.size == (64, 64)
+        assert np.asarray(edited).std() > 0
+
+
+def test_exports_hold_the_weights_of_the_run(trained: Path, tmp_path: Path) -> None:
+    for kind, source in (("lora", trained / "lora"), ("merged", trained / "model")):
+        assert command("editor", "export", "--run", trained, "--out", tmp_path / kind, "--kind", kind).exit_code == 0
+        names = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
+        copied = {str(path.relative_to(tmp_path / kind)) for path in (tmp_path / kind).rglob("*") if path.is_file()}
+        assert copied == names | {"README.md"}
+        assert all((tmp_path / kind / name).read_bytes() == (source / name).read_bytes() for name in names)
+    lora = load_file(tmp_path / "lora/pytorch_lora_weights.safetensors")
+    assert all(not tensor.any() for name, tensor in lora.items() if "lora_B" in name)  # nothing was learnt
+    stock: Any = FluxKontextPipeline.from_pretrained(tmp_path / "merged")
+    base: Any = FluxKontextPipeline.from_pretrained(trained.parent / "base")
+    state = base.transformer.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in stock.transformer.state_dict().items())
+
+
+def refusal(*arguments: object) -> str:
+    result = command("editor", "export", *arguments)
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    return line.removeprefix("error: ")
+
+
+def test_what_cannot_be_exported_is_one_clear_line(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert refusal("--run", tmp_path / "none", "--out", out).startswith(f"--run {tmp_path}/none does not exist;")
+    assert "is no run directory" in refusal("--run", assets.EDITOR, "--out", out)
+    half = invented(tmp_path / "half", done=False).path
+    assert "is not finished; go on with it by `edit-r1 editor grpo --resume`" in refusal("--run", half, "--out", out)
+    other = invented(tmp_path / "other").path
+    assert "has no lora/pytorch_lora_weights.safetensors" in refusal("--run", other, "--out", out)
+    assert "no id on Hugging Face" in refusal("--run", trained, "--out", out, "--base-model", "x: y")
+    assert not out.exists()
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    assert "is not an empty folder" in refusal("--run", trained, "--out", out)
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    assert "is not an empty folder" in refusal("--run", trained, "--out", out / "mine.txt")
+
+
+def test_a_failed_export_leaves_nothing(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("edit_r1.training.export.write_model_card", full)
+    assert "the disk is full" in refusal("--run", trained, "--out", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
