@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from edit_r1 import assets
 from edit_r1.cli.main import app
 from edit_r1.config import load_recipe
+from edit_r1.errors import UserError
 from edit_r1.evaluation import claims
 from edit_r1.evaluation.claims import Harness, Job, collect, plan
 from edit_r1.records import Provenance, Verdict
@@ -108,3 +109,23 @@ def test_missing_is_told_without_a_run(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert result.output.count("missing: ") == 51
     assert json.loads(table.read_text()) == []
+
+
+def test_rows_made_elsewhere_are_kept_and_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table alone, without the run directories, says what is done; newer rows of this machine replace its own."""
+    results, out = tmp_path / "claims.json", tmp_path / "claims"
+    job = Job("base", "m", 0, 0.1)
+    row = {"arm": "base", "size": "m", "seed": 0, "label_noise": 0.1, "split": "test", "tie_half": 0.5}
+    results.write_text(json.dumps([row]))
+    monkeypatch.setattr(Harness, "run", lambda *_: pytest.fail("it is in the table"))
+    claims.run(recipe(), out=out, results=results, seeds={0}, arms={"base"}, sizes={"m"})
+    assert job not in collect(recipe(), out, results)
+    assert json.loads(results.read_text()) == [row]
+    folder = job.folder(out, 0.1)
+    folder.mkdir(parents=True)
+    (folder / "rows.json").write_text(json.dumps([row | {"tie_half": 0.6}]))
+    collect(recipe(), out, results)
+    assert json.loads(results.read_text()) == [row | {"tie_half": 0.6}]
+    results.write_text("[")
+    with pytest.raises(UserError, match="is damaged"):
+        collect(recipe(), out, results)

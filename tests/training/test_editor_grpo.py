@@ -15,13 +15,13 @@ import pytest
 import torch
 from diffusers import FluxKontextPipeline  # pyright: ignore[reportPrivateImportUsage]
 from PIL import Image
+from tests.training.tiny_editor import tiny_editor
 from torch import Tensor
 
 from edit_r1.data.store import _png
 from edit_r1.editors.base import Editor
 from edit_r1.editors.kontext import KontextEditor
 from edit_r1.editors.loading import load_editor
-from edit_r1.editors.tiny import TinyEditorSize, build_tiny_kontext
 from edit_r1.errors import UserError
 from edit_r1.flow.gaussian import log_prob
 from edit_r1.records import Edit
@@ -43,9 +43,6 @@ from edit_r1.world.tasks import generator, sample_task, split_of_scene, world_ta
 from edit_r1.world.words import vocabulary
 
 NAN = float("nan")
-SIZE = TinyEditorSize(
-    width=32, head_dim=16, double_blocks=1, single_blocks=1, text_width=16, t5_layers=1, vae_channels=(8, 8, 8)
-)
 CONFIG = EditorGrpoConfig(
     steps=4,
     prompts_per_step=2,
@@ -70,14 +67,7 @@ CONFIG = EditorGrpoConfig(
 @pytest.fixture(scope="module")
 def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("editor")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        pipeline: Any = build_tiny_kontext(SIZE, vocabulary())
-    pipeline.vae.register_to_config(shift_factor=0.0, scaling_factor=1.0)  # as pretraining does, with other numbers
-    with torch.no_grad():
-        pipeline.vae.decoder.conv_out.weight.mul_(10)  # colours that differ by more than rounding
-    pipeline.save_pretrained(folder)
-    return folder
+    return tiny_editor(folder)
 
 
 @pytest.fixture
@@ -112,9 +102,7 @@ def shake(lora: EditorPolicy, size: float = 0.05) -> None:
             lora.ema[name].add_(size * torch.randn(parameter.shape, generator=drawn))
 
 
-def draw(
-    editor: Editor, tasks: Tasks, config: EditorGrpoConfig = CONFIG, seed: int = 1, first: int = 0
-) -> list[Part]:
+def draw(editor: Editor, tasks: Tasks, config: EditorGrpoConfig = CONFIG, seed: int = 1, first: int = 0) -> list[Part]:
     batch = [tasks.train(index) for index in range(first, first + config.prompts_per_step)]
     return list(sample_groups(editor, batch, config, Draw(seed, 1, first)))
 
@@ -270,34 +258,6 @@ def test_accumulated_gradients_equal_those_of_one_batch(pipeline_folder: Path, t
         torch.testing.assert_close(weight, weights[0], rtol=1e-2, atol=1e-4)
 
 
-def test_an_update_makes_what_was_better_likelier(editor: KontextEditor, tasks: Tasks) -> None:
-    """Log-probabilities of the rollout's steps rise where the advantage is positive and fall where it is negative."""
-    config = CONFIG.model_copy(update={"beta": 0.0, "learning_rate": 1e-4})
-    lora = wrap(editor, config=config)
-    shake(lora)
-    rollout = draw(editor, tasks)
-    advantages = torch.tensor([1.0, -1.0, 0.0, 0.0, 1.0, -1.0])
-    update(editor, lora, rollout, advantages, config)
-    gains = torch.cat([log_ratio(editor, part) for part in rollout], dim=1).mean(0)
-    assert (gains * advantages).sum() > 0
-    assert gains[advantages > 0].mean() > gains[advantages < 0].mean()
-
-
-def log_ratio(editor: KontextEditor, part: Part) -> Tensor:
-    trajectory, predicted = part.trajectory, velocity_fn(editor, part.conditioning, CONFIG)
-    with torch.no_grad():
-        new = [
-            log_prob(
-                trajectory.latents[index + 1],
-                step_transition(
-                    predicted(trajectory.latents[index], trajectory.sigmas[index]), trajectory, index, CONFIG
-                ),
-            )
-            for index in trajectory.steps
-        ]
-    return torch.stack(new) - trajectory.log_probs
-
-
 # --- the loop ---
 
 
@@ -415,6 +375,76 @@ def test_a_verifier_that_cannot_be_read_stops_the_run_and_nothing_is_lost(
     assert state["step"] == 0
 
 
+def test_editors_that_copy_raise_the_alarm_before_the_run_ends(
+    pipeline_folder: Path, tasks: Tasks, tmp_path: Path
+) -> None:
+    """A reward that only rises and an oracle that never agrees: the gap is an alarm; with `stop` the run ends there."""
+    asked = 0
+
+    def rising(edits: Sequence[Edit]) -> list[Reward]:
+        nonlocal asked
+        asked += 1
+        return [Reward(min(10.0, asked + 0.1 * k)) for k in range(len(edits))]
+
+    config = CONFIG.model_copy(update={"guards": CONFIG.guards.model_copy(update={"stop": True})})
+    with pytest.raises(UserError, match=r"stopped at step 2, .*gap: the reward went from 1.15 to 4.15 .*checkpoint"):
+        learn(tmp_path / "run", pipeline_folder, tasks, reward=rising, config=config)
+    last = read_metrics(tmp_path / "run")[-1]
+    assert last["step"] == 2
+    assert last["alarm_gap"] == 1.0
+    assert last["alarms"] >= 1.0
+    _, state = load_checkpoint(tmp_path / "run/checkpoint/state.safetensors")
+    assert state["step"] == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"objective": "nft", "kernel": "ode", "kl": "velocity"},
+        {"objective": "guard", "clip": 0.1},
+        {"kernel": "dance_sde", "noise_level": 0.5, "kl": "velocity"},
+        {"window": "random", "sde_steps": (0, 1, 2), "window_size": 1, "kernel": "cps", "noise_level": 0.7},
+        {"lora_rank": 0, "learning_rate": 1e-3},
+        {"gradient_checkpointing": True},
+        {"bf16": True},
+    ],
+    ids=["clip", "nft", "guard", "dance", "random window", "all weights", "checkpointing", "bf16"],
+)
+def test_every_kind_of_update_makes_what_was_better_likelier(
+    changes: dict[str, Any], pipeline_folder: Path, tasks: Tasks
+) -> None:
+    """Of one rollout: where the advantage is positive the likelihood rises by more than where it is negative.
+
+    DiffusionNFT has no likelihood; there it is the velocity's error on the image that falls.
+    """
+    config = EditorGrpoConfig.model_validate({**CONFIG.model_dump(), "clip": 0.1, "learning_rate": 1e-3, **changes})
+    editor = editor_grpo._open_editor(pipeline_folder, config, "cpu")
+    policy = wrap(editor, config=config)
+    assert {parameter.dtype for parameter in policy.parameters.values()} == {torch.float32}
+    parts = draw(editor, tasks, config)
+    advantages = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
+    before = liking(editor, parts, config)
+    for _ in range(3):
+        update(editor, policy, parts, advantages, config)
+    gains = liking(editor, parts, config) - before
+    assert gains[advantages > 0].mean() > gains[advantages < 0].mean() + 1e-6
+
+
+def liking(editor: Editor, parts: Sequence[Part], config: EditorGrpoConfig) -> Tensor:
+    """How likely a rollout's edits are now; for `nft` minus the error at the practised noise levels."""
+    found: list[Tensor] = []
+    for part in parts:
+        predicted, trajectory = velocity_fn(editor, part.conditioning, config), part.trajectory
+        with torch.no_grad():
+            rows = [-(predicted(p.x, p.sigma) - p.target).square().flatten(1).mean(1) for p in part.practice]
+            for index in trajectory.steps:
+                now = predicted(trajectory.latents[index], trajectory.sigmas[index])
+                rows.append(log_prob(trajectory.latents[index + 1], step_transition(now, trajectory, index, config)))
+        found.append(torch.stack(rows).mean(0))
+    return torch.cat(found)
+
+
 # --- groups and tasks ---
 
 
@@ -519,7 +549,7 @@ def test_run_stops_at_a_random_verifier_goes_on_with_a_readable_one_and_leaves_l
         ({"objective": "nft"}, 'set kernel = "ode"'),
         ({"objective": "guard", "kernel": "ode"}, "choose cps"),
         ({"objective": "nft", "kernel": "ode", "beta": 0.1}, 'kl = "velocity"'),
-        ({"rewards": [{}]}, "one of the two"),
+        ({"rewards": ({},)}, "one of the two"),
     ],
 )
 def test_what_does_not_go_together_is_refused_with_the_reason(settings: dict[str, Any], reason: str) -> None:

@@ -17,7 +17,7 @@ from PIL.Image import Image
 
 from edit_r1 import assets
 from edit_r1.editors.base import Editor, edit, to_pil
-from edit_r1.editors.kontext import load_editor
+from edit_r1.editors.loading import load_editor
 from edit_r1.evaluation.answers import judgement_to_json
 from edit_r1.evaluation.score import demo_verifier, grammar_task
 from edit_r1.evaluation.subsets import best

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from edit_r1 import assets
 from edit_r1.editors.base import Editor, edit, to_pil
-from edit_r1.editors.kontext import load_editor
+from edit_r1.editors.loading import load_editor
 from edit_r1.errors import UserError
 from edit_r1.evaluation.best_of_plot import draw_curve
 from edit_r1.evaluation.best_of_result import Chosen, Point, Result, Share

@@ -31,6 +31,7 @@ from typing import Any
 from edit_r1 import assets
 from edit_r1.data.make_world import make_world
 from edit_r1.data.store import JudgedPair, read_edits, read_pairs
+from edit_r1.errors import UserError
 from edit_r1.evaluation.answers import Inquiry, ask, read_answers, trace_tokens
 from edit_r1.evaluation.metrics import ScoredPair, VerifierMetrics, verifier_metrics
 from edit_r1.evaluation.verifier import judged_traces, scored_pair, scored_pairs
@@ -252,24 +253,43 @@ def run(
     arms: Collection[str],
     sizes: Collection[str],
 ) -> None:
-    """Make the chosen jobs that are missing, and write every row there is to `results` after each of them.
+    """Make the chosen jobs that `results` lacks, and write every row there is to it after each of them.
 
     Several processes may share `out` as long as they choose different seeds or sizes; of them, the sizes that are not
     shipped need a base, which only one process may train.
     """
     harness = Harness(recipe, out)
-    jobs = plan(recipe.claims, recipe.world.label_noise)
-    for job in jobs:
+    for job in collect(recipe, out, results):
         if job.seed in seeds and job.arm in arms and job.size in sizes:
             harness.run(job)
             collect(recipe, out, results)
 
 
 def collect(recipe: ClaimsRecipe, out: Path, results: Path) -> list[Job]:
-    """Write the rows of every finished job to `results`; returns the jobs that are not."""
+    """Write the rows of every finished job to `results`; returns the jobs that are not.
+
+    Rows that `results` has already stay, whichever machine they were made on, unless `out` has newer ones.
+
+    Raises:
+        UserError: `results` is damaged.
+    """
     noise = recipe.world.label_noise
-    files = {job: job.folder(out, noise) / "rows.json" for job in plan(recipe.claims, noise)}
-    rows = [row for file in files.values() if file.exists() for row in json.loads(file.read_text())]
+    found: dict[Job, list[dict[str, Any]]] = {}
+    for row in _rows(results):
+        found.setdefault(Job(row["arm"], row["size"], row["seed"], row["label_noise"]), []).append(row)
+    jobs = plan(recipe.claims, noise)
+    for job in jobs:
+        file = job.folder(out, noise) / "rows.json"
+        if file.exists():
+            found[job] = json.loads(file.read_text())
+    rows = [row for job in jobs for row in found.get(job, [])]
     results.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(results, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
-    return [job for job, file in files.items() if not file.exists()]
+    return [job for job in jobs if job not in found]
+
+
+def _rows(results: Path) -> list[dict[str, Any]]:
+    try:
+        return json.loads(results.read_text()) if results.exists() else []
+    except ValueError as error:
+        raise UserError(f"{results} is damaged ({error}); take it from git, or remove it") from error

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from edit_r1.config import Config
 from edit_r1.stages.data import EndpointConfig
+from edit_r1.stages.guards import GuardsConfig
 
 
 class CategoryWeights(Config):
@@ -99,6 +100,8 @@ class EditorGrpoConfig(Config):
     """Verifiers beside the one that the command line names; the reward is the weighted mean of their scores."""
     judge: RewardConfig | None = None
     """A verifier that rewards nothing: its score on the probe shows whether a gain of reward is a gain."""
+    guards: GuardsConfig = GuardsConfig()
+    """When the run counts as reward hacking: an alarm is recorded, and may end the run (docs/guards.md)."""
     template: str = "compact"
     traces: int = Field(default=1, gt=0)
     """Traces of the verifier per edit; the reward is the mean score of those that can be read."""

@@ -8,7 +8,7 @@ from edit_r1.config import Config
 
 
 class GuardsConfig(Config):
-    """`[guards]`: limits for the probe of an editor in training, most of them against the base (docs/guards.md).
+    """`[editor_grpo.guards]`: limits for the probe of an editor in training, most of them against the base.
 
     None: this guard never alarms. Recipes have no None; there a share of 1, a lowest multiple of 0 or a highest of 1e9
     does the same.

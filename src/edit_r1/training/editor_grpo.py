@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ import torch
 from torch import Tensor
 
 from edit_r1 import assets
-from edit_r1.editors.base import Editor, edit, to_pil
+from edit_r1.editors.base import Editor
 from edit_r1.editors.loading import load_editor
 from edit_r1.editors.pipeline import PipelineEditor
 from edit_r1.errors import UserError
-from edit_r1.records import Edit, EditTask
+from edit_r1.records import Edit
 from edit_r1.runs.checkpoint import load_checkpoint, save_checkpoint
 from edit_r1.runs.progress import track
 from edit_r1.runs.run import Run
@@ -32,6 +31,7 @@ from edit_r1.stages import EditorGrpoConfig, RewardConfig
 from edit_r1.training.editor_advantages import Advantages, advantages
 from edit_r1.training.editor_groups import record_groups
 from edit_r1.training.editor_policy import EditorPolicy
+from edit_r1.training.editor_probe import Judges, group_diversity, probe, raise_alarms, reward_metrics, scores
 from edit_r1.training.editor_rewards import (
     Reward,
     RewardFn,
@@ -43,17 +43,9 @@ from edit_r1.training.editor_rewards import (
 from edit_r1.training.editor_rollout import Draw, Part, sample_groups
 from edit_r1.training.editor_tasks import Tasks, edit_metrics, open_tasks
 from edit_r1.training.editor_update import update
-from edit_r1.training.processes import console, device, gathered, mean_of, open_run, process
+from edit_r1.training.processes import anywhere, console, device, gathered, mean_of, open_run, process
 
 __all__ = ["EditorGrpoConfig", "run", "train"]
-
-
-@dataclass(frozen=True)
-class Judges:
-    """`reward` is learned from; `judge`, if there is one, only looks on."""
-
-    reward: RewardFn
-    judge: RewardFn | None = None
 
 
 def train(
@@ -78,11 +70,16 @@ def train(
     with track("Editor GRPO", total=config.steps, start=done, console=console()) as bar:
         for step in range(done + 1, config.steps + 1):
             metrics = _one_step(editor, policy, tasks, judges.reward, config, run, Draw(seed, step), share)
+            raised: dict[str, str] = {}
             if step % config.probe_every == 0 or step == config.steps:
                 metrics |= probe(editor, policy, tasks.probe, judges, config, seed)
+                raised = raise_alarms(run, step, metrics, config)
             _log(run, step, metrics)
-            if step % config.checkpoint_every == 0 or step == config.steps:
+            stopped = config.guards.stop and anywhere(bool(raised))
+            if stopped or step % config.checkpoint_every == 0 or step == config.steps:
                 _save(run, policy, step)
+            if stopped:
+                raise UserError(_hacked(step, raised, run))
             bar.advance(reward=metrics["reward"], kl=metrics["kl"], failures=metrics["failure_rate"])
     return policy
 
@@ -110,8 +107,8 @@ def _one_step(
             overlap=config.overlap,
         )
     everyone = gathered(reward_tensor(rewards, config.group_size, config).transpose(0, 1)).transpose(0, 1)
-    scores = gathered(_scores(rewards).view(-1, config.group_size))
-    if bool(scores.isnan().all()):
+    scores_PG = gathered(scores(rewards).view(-1, config.group_size))
+    if bool(scores_PG.isnan().all()):
         raise UserError(_unreadable(draw.step, rewards, run))
     found = advantages(
         everyone,
@@ -132,34 +129,14 @@ def _one_step(
         raise UserError(_diverged(draw.step, error, config, run)) from error
     edits = [edit for part in parts for edit in part.edits]
     if process().is_main_process and (draw.step % config.groups_every == 0 or draw.step == 1):
-        record_groups(run.group_dir(draw.step), edits, scores[own], found.values[own])
-    return reward_metrics(scores) | learned | mean_of(edit_metrics(edits)) | _signal(found) | clock.seconds
-
-
-def probe(
-    editor: Editor, policy: EditorPolicy, tasks: Sequence[EditTask], judges: Judges, config: EditorGrpoConfig, seed: int
-) -> dict[str, float]:
-    """Measure the mean weights on fixed tasks, with fixed noise and deterministic sampling."""
-    with policy.averaged(), torch.autocast(device().type, torch.bfloat16, enabled=config.bf16):
-        images = to_pil(edit(editor, tasks, config.probe_steps, seed, batch=config.micro_batch))
-    if not process().is_main_process:  # all took part in the sampling, for each may hold a part of the weights
-        return {}
-    edits = [Edit(task, image, editor.name, seed) for task, image in zip(tasks, images, strict=True)]
-    metrics = reward_metrics(_scores(judges.reward(edits))[:, None]) | edit_metrics(edits)
-    if judges.judge is not None:
-        metrics["judge"] = reward_metrics(_scores(judges.judge(edits))[:, None])["reward"]
-    return {f"probe_{name}": value for name, value in metrics.items()}
-
-
-def reward_metrics(rewards_PG: Tensor) -> dict[str, float]:
-    """`reward` and `reward_std` over readable rewards (NaN without any), and `failure_rate`."""
-    readable = rewards_PG[~rewards_PG.isnan()].double()
-    mean = readable.mean()
-    return {
-        "reward": mean.item(),
-        "reward_std": (readable - mean).square().mean().sqrt().item(),
-        "failure_rate": rewards_PG.isnan().double().mean().item(),
-    }
+        record_groups(run.group_dir(draw.step), edits, scores_PG[own], found.values[own])
+    return (
+        reward_metrics(scores_PG)
+        | learned
+        | mean_of(edit_metrics(edits) | group_diversity(edits, config))
+        | _signal(found)
+        | clock.seconds
+    )
 
 
 def new_policy(editor: Editor, config: EditorGrpoConfig, seed: int) -> EditorPolicy:
@@ -243,10 +220,6 @@ def _share(prompts: int) -> range:
     return range(here.process_index * each, (here.process_index + 1) * each)
 
 
-def _scores(rewards: Sequence[Reward]) -> Tensor:
-    return torch.tensor([float("nan") if reward.score is None else reward.score for reward in rewards])
-
-
 def _signal(found: Advantages) -> dict[str, float]:
     return {"signal_share": found.signal.double().mean().item()}
 
@@ -276,6 +249,14 @@ def _unreadable(step: int, rewards: Sequence[Reward], run: Run) -> str:
     return (
         f"none of the verifier's answers in step {step} could be read ({listed}); nothing can be learned from them. "
         f"See that it is a trained verifier and that `template` is its own; the last checkpoint is {run.checkpoint}"
+    )
+
+
+def _hacked(step: int, raised: Mapping[str, str], run: Run) -> str:
+    reasons = "; ".join(f"{name}: {sentence}" for name, sentence in raised.items())
+    return (
+        f"stopped at step {step}, for the editor seems to exploit its reward ({reasons}); the checkpoint is in "
+        f"{run.checkpoint}. See groups/ for the pictures; guards.stop = false goes on in spite of alarms"
     )
 
 

@@ -50,7 +50,7 @@ class EditorPolicy:
         seed: int,
         sharded: bool = False,
     ) -> None:
-        self._alpha, self._rank, self._sharded = alpha, rank, sharded
+        self._alpha, self._rank = alpha, rank
         transformer: Any = editor.transformer
         if rank:
             config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(editor.lora_targets))
@@ -95,8 +95,7 @@ class EditorPolicy:
         Returns:
             The norm from before.
         """
-        if not self._sharded:
-            sum_gradients(self.parameters.values())
+        sum_gradients(self.parameters.values())
         return float(whole(nn.utils.clip_grad_norm_(self.parameters.values(), limit)))
 
     def step(self) -> None:

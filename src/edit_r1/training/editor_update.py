@@ -13,6 +13,7 @@ from torch import Tensor
 
 from edit_r1.editors.base import Editor
 from edit_r1.flow.gaussian import kl, log_prob
+from edit_r1.flow.sampling import VelocityFn
 from edit_r1.stages import EditorGrpoConfig
 from edit_r1.training.editor_objectives import clipped_objective, guarded_log_ratio, nft_loss
 from edit_r1.training.editor_policy import EditorPolicy
@@ -103,6 +104,7 @@ def _policy_gradient_terms(
     trajectory, velocity = part.trajectory, velocity_fn(editor, part.conditioning, config)
     for k, index in enumerate(trajectory.steps):
         x, sigma = trajectory.latents[index], trajectory.sigmas[index]
+        base = _base_velocity(policy, velocity, x, sigma, config)
         predicted = velocity(x, sigma)
         now = step_transition(predicted, trajectory, index, config)
         log_probs = log_prob(trajectory.latents[index + 1], now, config.reduction)
@@ -113,11 +115,9 @@ def _policy_gradient_terms(
             weight = 1.0 / float(sigma - trajectory.sigmas[index + 1])
         loss, clipped = clipped_objective(log_ratio, advantages_B, config.clip)
         penalty, nats = None, torch.zeros_like(log_probs)
-        if config.beta:
-            with policy.reference():
-                base = velocity(x, sigma)
+        if base is not None:
             if config.kl == "velocity":
-                penalty = (predicted.float() - base.float()).square().flatten(1).mean(1)
+                penalty = _velocity_gap(predicted, base)
                 nats = penalty.detach()
             else:
                 mean = step_transition(base, trajectory, index, config).mean
@@ -132,9 +132,10 @@ def _nft_terms(
     """DiffusionNFT's objective at every noise level that the rollout was put back to."""
     velocity = velocity_fn(editor, part.conditioning, config)
     for practice in part.practice:
-        predicted = velocity(practice.x, practice.sigma).float()
+        base = _base_velocity(policy, velocity, practice.x, practice.sigma, config)
+        predicted = velocity(practice.x, practice.sigma)
         loss = nft_loss(
-            predicted,
+            predicted.float(),
             practice.old,
             practice.target,
             practice.sigma,
@@ -142,9 +143,20 @@ def _nft_terms(
             beta=config.nft_beta,
             clip=config.advantage_clip,
         )
-        none, penalty = torch.zeros_like(loss.detach()), None
-        if config.beta:
-            with policy.reference():
-                base = velocity(practice.x, practice.sigma).float()
-            penalty = (predicted - base).square().flatten(1).mean(1)
+        none = torch.zeros_like(loss.detach())
+        penalty = None if base is None else _velocity_gap(predicted, base)
         yield Term(loss, penalty, none if penalty is None else penalty.detach(), none, none)
+
+
+def _base_velocity(
+    policy: EditorPolicy, velocity: VelocityFn, x: Tensor, sigma: Tensor, config: EditorGrpoConfig
+) -> Tensor | None:
+    """The frozen base's velocity, if it is needed; asked for first, for no graph outlives an exchange of weights."""
+    if not config.beta:
+        return None
+    with policy.reference():
+        return velocity(x, sigma)
+
+
+def _velocity_gap(velocity: Tensor, base: Tensor) -> Tensor:
+    return (velocity.float() - base.float()).square().flatten(1).mean(1)

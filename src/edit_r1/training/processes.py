@@ -15,7 +15,7 @@ from accelerate.utils import gather
 from pydantic import BaseModel
 from rich.console import Console
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from edit_r1.runs.run import Run
@@ -51,29 +51,36 @@ def console() -> Console | None:
 
 def gathered(tensor: Tensor) -> Tensor:
     """The tensors of all processes after each other, in every one; they have one shape."""
-    return cast("Tensor", gather(tensor)) if process().num_processes > 1 else tensor
+    return cast("Tensor", gather(tensor.to(device()))).to(tensor.device) if process().num_processes > 1 else tensor
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether it is so in one of the processes."""
+    return bool(gathered(torch.tensor([flag])).any())
 
 
 def mean_of(metrics: Mapping[str, float]) -> dict[str, float]:
     """The mean of every metric over the processes, which have the same names in the same order."""
-    values = torch.tensor(list(metrics.values()), dtype=torch.float64, device=device())
+    values = torch.tensor(list(metrics.values()), dtype=torch.float64)
     return dict(zip(metrics, gathered(values[None]).mean(0).tolist(), strict=True))
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Add up the processes' gradients, so that each has those of all their rows."""
-    if process().num_processes > 1:
-        for parameter in parameters:
+    """Add up the processes' gradients, so that each has those of all their rows; of parts there is the mean already."""
+    count = process().num_processes
+    for parameter in parameters if count > 1 else ():
+        if isinstance(parameter.data, DTensor):
+            parameter.grad = None if parameter.grad is None else parameter.grad * count
+        else:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             dist.all_reduce(parameter.grad)
 
 
 def shard(transformer: nn.Module) -> None:
-    """FSDP2: every process keeps a part of each tensor of each block; gradients are added up, not averaged."""
+    """FSDP2: every process keeps a part of each tensor of each block, and the mean of the processes' gradients."""
     blocks = [block for part in transformer.children() if isinstance(part, nn.ModuleList) for block in part]
     for module in (*blocks, transformer):
         fully_shard(module, reshard_after_forward=True)  # weights are exchanged between passes: nothing may stay whole
-        cast("FSDPModule", module).set_gradient_divide_factor(1.0)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -1,0 +1,70 @@
+"""Not a test: one run of editor GRPO with a scripted reward, to be started by torchrun in as many processes as wanted.
+
+python -m torch.distributed.run --standalone --nproc_per_node 2 editor_process.py MODEL OUT KIND STOP
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.distributed.tensor import DTensor
+
+from edit_r1.records import Edit
+from edit_r1.stages import EditorGrpoConfig
+from edit_r1.training import editor_grpo
+from edit_r1.training.editor_policy import EditorPolicy
+from edit_r1.training.editor_rewards import Reward
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "lora": {"lora_rank": 4, "learning_rate": 1e-2, "advantages": "global"},
+    "sharded": {"lora_rank": 0, "learning_rate": 1e-3, "shard": True},
+    "nft": {"lora_rank": 4, "objective": "nft", "kernel": "ode", "kl": "velocity", "learning_rate": 1e-2},
+}
+
+
+def settings(kind: str) -> EditorGrpoConfig:
+    """Four steps of two tasks, three edits each."""
+    shape = {"steps": 4, "prompts_per_step": 2, "group_size": 3, "sample_steps": 3, "micro_batch": 2, "probe_tasks": 2}
+    every = {"probe_every": 2, "checkpoint_every": 2, "groups_every": 2, "probe_steps": 2}
+    return EditorGrpoConfig.model_validate({**shape, **every, "sde_steps": (0, 1), **SETTINGS[kind]})
+
+
+def redness(edits: Sequence[Edit]) -> list[Reward]:
+    """How red an edit is; the second of a group cannot be read if its instruction has an even number of letters."""
+    members: dict[int, int] = {}
+    found: list[Reward] = []
+    for edit in edits:
+        member = members[id(edit.task)] = members.get(id(edit.task), -1) + 1
+        unread = member == 1 and len(edit.task.instruction) % 2 == 0
+        mean = float(np.asarray(edit.image, np.float64)[..., 0].mean() / 25.5)
+        found.append(Reward(None, failures={"no_score": 1}) if unread else Reward(mean))
+    return found
+
+
+def run(model: Path, out: Path, kind: str, stop: int) -> None:
+    """Go on with the run in `out`, if there is one, and break it off once step `stop` is saved (0: never)."""
+    save, rewards = editor_grpo._save, editor_grpo.reward_function
+
+    def save_and_stop(run: Any, policy: EditorPolicy, step: int) -> None:
+        save(run, policy, step)
+        if step == stop > 0:
+            parts = all(isinstance(parameter, DTensor) for parameter in policy.parameters.values())
+            sys.stdout.write(f"parameters: {'parts' if parts else 'whole'}\n")
+            raise SystemExit(0)
+
+    editor_grpo._save, editor_grpo.reward_function = save_and_stop, lambda *_: redness
+    arguments: dict[str, Any] = {"data": out.parent / "none", "model": model, "verifier": out, "out": out, "seed": 0}
+    try:
+        editor_grpo.run(settings(kind), **arguments, resume=True)
+    finally:
+        editor_grpo._save, editor_grpo.reward_function = save, rewards
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

@@ -1,0 +1,150 @@
+"""Rewards of an editor: what judgements become, several verifiers, categories, a server that dies and comes back."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from tests.verifier.chat_server import Server, answer
+
+from edit_r1.errors import UserError
+from edit_r1.records import Check, Edit, EditTask, Failure, Principle, Provenance, Verdict
+from edit_r1.stages import EditorGrpoConfig
+from edit_r1.training.editor_rewards import (
+    Reward,
+    component_weights,
+    patient,
+    reward_function,
+    reward_of,
+    reward_tensor,
+    verify,
+    weighted,
+)
+from edit_r1.training.editor_rollout import Part
+from edit_r1.verifier.trace import format_trace
+from edit_r1.verifier.verifier import Judgement
+
+ASKED = (
+    Principle("is it red ?", "follow"),
+    Principle("is it round ?", "follow"),
+    Principle("is it sharp ?", "quality"),
+)
+UNKNOWN = Provenance("", "", "", "", 0)
+SILENT = Reward(None, failures={"engine": 1})
+
+
+def checks(*met: bool) -> list[Check]:
+    return [Check(principle, yes, "seen") for principle, yes in zip(ASKED, met, strict=True)]
+
+
+def edits(count: int) -> list[Edit]:
+    task = EditTask(Image.new("RGB", (8, 8)), "make it red", "colour", ASKED)
+    return [Edit(task, Image.new("RGB", (8, 8), "red"), "editor", 0) for _ in range(count)]
+
+
+def test_a_judgement_as_a_reward() -> None:
+    """Two readable traces: follow 2 of 2 and 1 of 2 make 3/4, quality 0 and 1 make 1/2; nobody asked about keep."""
+    verdicts = [Verdict(tuple(checks(*met)), 5.0, "", UNKNOWN) for met in ((True, True, False), (True, False, True))]
+    found = reward_of(Judgement((*verdicts, Failure("no_score", "")), 5.0, 0.0, 1))
+    assert found == Reward(5.0, {"follow": 0.75, "quality": 0.5}, {"no_score": 1})
+
+
+def test_several_verifiers_are_weighted_and_must_all_be_readable() -> None:
+    """Weights 1 and 3: scores 4 and 8 make 7; follow 0 and 1 make 3/4; quality is the second's alone."""
+    first = [Reward(4.0, {"follow": 0.0}), Reward(None, failures={"no_score": 1})]
+    second = [Reward(8.0, {"follow": 1.0, "quality": 0.5}), Reward(9.0, {"follow": 1.0})]
+    both = weighted([first, second], [1.0, 3.0])
+    assert both == [Reward(7.0, {"follow": 0.75, "quality": 0.5}), Reward(None, {}, {"no_score": 1})]
+
+
+def test_categories_are_components_in_points() -> None:
+    rewards = [Reward(5.0, {"follow": 0.5, "keep": 1.0}), Reward(None, failures={"empty": 1})]
+    config = EditorGrpoConfig.model_validate({"categories": {"keep": 0.5}})
+    found = reward_tensor(rewards, 2, config)
+    assert found[:, 0, 0].tolist()[:2] == [5.0, 10.0]
+    assert found.isnan().tolist() == [[[False, True]], [[False, True]], [[True, True]]]
+    assert component_weights(config) == (1.0, 0.5, 1.0)
+    assert torch.equal(reward_tensor(rewards, 2, EditorGrpoConfig()).nan_to_num(-1), torch.tensor([[[5.0, -1.0]]]))
+
+
+def test_a_silent_server_is_asked_again_with_growing_pauses() -> None:
+    answers = iter([[SILENT, SILENT], [SILENT, SILENT], [SILENT, Reward(3.0)]])
+    pauses: list[float] = []
+    found = patient(lambda _: next(answers), 100.0, pauses.append)(edits(2))
+    assert found == [SILENT, Reward(3.0)]  # one edit without an answer is a failure like others
+    assert pauses == [2.0, 4.0]
+
+
+def test_a_server_that_stays_away_stops_the_run() -> None:
+    """Pauses of 2, 4, 8 and 16 seconds make 30, which is past 20."""
+    pauses: list[float] = []
+    with pytest.raises(UserError, match="has not answered for 30 s; start it again and go on with --resume"):
+        patient(lambda _: [SILENT], 20.0, pauses.append)(edits(1))
+    assert pauses == [2.0, 4.0, 8.0, 16.0]
+
+
+def test_what_cannot_be_read_is_not_waited_for() -> None:
+    unread = Reward(None, failures={"engine": 1, "no_score": 1})
+    assert patient(lambda _: [unread], 100.0, lambda _: pytest.fail("waited"))(edits(1)) == [unread]
+
+
+def test_a_reward_server_dies_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over HTTP: nobody listens at first; the server starts during the first pause, and the run goes on by itself."""
+    written = format_trace(checks(True, False, True), 6.5)
+    gone = Server(lambda *_: answer(written))
+    gone.close()
+    back: list[Server] = []
+
+    def sleep(seconds: float) -> None:
+        if not back:
+            back.append(Server(lambda *_: answer(written), gone.port))
+
+    monkeypatch.setattr(patient, "__defaults__", (sleep,))
+    endpoint = {"base_url": gone.url, "model": "judge", "retries": 0}
+    config = EditorGrpoConfig.model_validate({"rewards": ({"endpoint": endpoint},)})
+    try:
+        found = reward_function(config.rewards, config)(edits(3))
+    finally:
+        for server in back:
+            server.close()
+    assert found == [Reward(6.5, {"follow": 0.5, "quality": 1.0})] * 3
+    assert {request["model"] for request in back[0].requests} == {"judge"}
+
+
+def part(count: int) -> Part:
+    nothing: Any = None
+    return Part(nothing, nothing, tuple(edits(count)))
+
+
+def test_verification_overlaps_the_sampling_of_the_next_part() -> None:
+    """The first part's verdict is given only once the second part is being sampled: in turn, this would never end."""
+    sampling = threading.Event()
+
+    def sampled() -> Iterator[Part]:
+        yield part(2)
+        sampling.set()
+        yield part(1)
+
+    def reward(found: Sequence[Edit]) -> list[Reward]:
+        assert sampling.wait(30)
+        return [Reward(float(len(found)))] * len(found)
+
+    parts, rewards = verify(sampled(), reward, overlap=True)
+    assert [len(each) for each in parts] == [2, 1]
+    assert [reward.score for reward in rewards] == [2.0, 2.0, 1.0]
+    parts, rewards = verify(iter([part(2), part(1)]), reward, overlap=False)
+    assert [reward.score for reward in rewards] == [3.0, 3.0, 3.0]
+
+
+def test_an_error_while_verifying_is_not_swallowed() -> None:
+    def broken(_: Sequence[Edit]) -> list[Reward]:
+        raise UserError("away")
+
+    with pytest.raises(UserError, match="away"):
+        verify(iter([part(1), part(1)]), broken, overlap=True)
+    assert math.isnan(float(reward_tensor([SILENT], 1, EditorGrpoConfig())))
