@@ -15,7 +15,7 @@ from tests.training.tiny_run import tiny_verifier
 from typer.testing import CliRunner, Result
 
 from edit_r1.cli.main import app
-from edit_r1.editors.kontext import load_editor
+from edit_r1.editors.loading import load_editor
 from edit_r1.editors.tiny import TinyEditorSize, build_tiny_kontext
 from edit_r1.errors import UserError
 from edit_r1.evaluation import best_of, best_of_curve

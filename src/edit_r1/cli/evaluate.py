@@ -251,6 +251,51 @@ def claims(
     typer.echo(f"{results}: {len(left)} results are missing" if left else f"{results}: complete")
 
 
+@app.command(
+    "editor-claims",
+    epilog=examples(
+        "edit-r1 evaluate editor-claims --missing              (what is there, and what is not)",
+        "edit-r1 evaluate editor-claims --seeds 0 --arms base,gcpo,cold_start,direct",
+    ),
+)
+def editor_claims(
+    preset: Preset = "editor_claims",
+    overrides: Overrides = None,
+    out: Out = Path("runs/editor_claims"),
+    claims: Annotated[
+        Path, typer.Option("--claims", metavar="FOLDER", help="Where `edit-r1 evaluate claims` keeps its verifiers.")
+    ] = Path("runs/claims"),
+    results: Annotated[
+        Path, typer.Option("--results", metavar="FILE", help="The table of every result so far, as JSON.")
+    ] = Path("results/editor_claims.json"),
+    seeds: Annotated[str | None, typer.Option("--seeds", metavar="LIST", help="Only these seeds, as in 0,1.")] = None,
+    arms: Annotated[str | None, typer.Option("--arms", metavar="LIST", help="Only these, as in base,gcpo.")] = None,
+    missing: Annotated[bool, typer.Option("--missing", help="Make nothing; print what is missing.")] = False,
+) -> None:
+    """Compare editors that different verifiers have trained, and in different ways (paper, claims 5 and 6).
+
+    Verifiers that are missing are trained first. What is done is not done again, so that the table may grow over many
+    sessions; it goes on where it stopped.
+    """
+    from edit_r1.config import load_recipe
+    from edit_r1.stages import ClaimsRecipe, EditorClaimsRecipe
+
+    recipe = load_recipe(EditorClaimsRecipe, preset, overrides or [])
+    known_seeds = [str(seed) for seed in recipe.editor_claims.seeds]
+    chosen = {int(seed) for seed in _chosen("--seeds", seeds, known_seeds)}
+    names = _chosen("--arms", arms, ["base", *recipe.editor_claims.arms])
+
+    from edit_r1.evaluation.editor_claims import collect, run
+
+    if not missing:
+        verifiers = load_recipe(ClaimsRecipe, "claims")
+        run(recipe, verifiers, out=out, claims_out=claims, results=results, seeds=chosen, arms=names)
+    left = collect(recipe, out, results)
+    for job in left:
+        typer.echo(f"missing: {job.arm}, seed {job.seed}")
+    typer.echo(f"{results}: {len(left)} results are missing" if left else f"{results}: complete")
+
+
 def _chosen(option: str, given: str | None, known: Sequence[str]) -> list[str]:
     """The items of a list with commas; all that are known where none is given."""
     names = list(known) if given is None else [name.strip() for name in given.split(",")]

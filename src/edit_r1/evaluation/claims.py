@@ -20,7 +20,6 @@ directory and each result a file, so that a run of many hours stops and goes on 
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -31,12 +30,11 @@ from typing import Any
 from edit_r1 import assets
 from edit_r1.data.make_world import make_world
 from edit_r1.data.store import JudgedPair, read_edits, read_pairs
-from edit_r1.errors import UserError
 from edit_r1.evaluation.answers import Inquiry, ask, read_answers, trace_tokens
 from edit_r1.evaluation.metrics import ScoredPair, VerifierMetrics, verifier_metrics
+from edit_r1.evaluation.rows import made_by, read_rows, write_rows
 from edit_r1.evaluation.verifier import judged_traces, scored_pair, scored_pairs
 from edit_r1.files import atomic_write
-from edit_r1.runs.environment import commit
 from edit_r1.stages import (
     EDITS,
     HELDOUT_PAIRS,
@@ -114,7 +112,6 @@ class Harness:
         return json.loads(file.read_text())
 
     def _row(self, job: Job, trained: Trained, split: str, metrics: VerifierMetrics, written: float) -> dict[str, Any]:
-        revision, changed = commit()
         return {
             "claim": CLAIM[job.arm],
             "arm": job.arm,
@@ -126,9 +123,17 @@ class Harness:
             "trace_tokens": written,
             "tokens": round(trained.tokens),
             "train_flops": trained.flops,
-            "commit": revision + ("+changes" if changed else ""),
-            "command": " ".join(["edit-r1", *sys.argv[1:]]),
+            **made_by(),
         }
+
+    def verifier(self, arm: Arm, seed: int) -> Path:
+        """The trained verifier of an arm, of the size m."""
+        job = Job(arm, "m", seed, self._noise)
+        return self._train(job, job.folder(self.out, self._noise)).model
+
+    def world(self, seed: int) -> Path:
+        """The data of a seed."""
+        return self._world(seed, self._noise)
 
     def _world(self, seed: int, noise: float) -> Path:
         """The data of a seed; with other noise than the world's own only training pairs are made."""
@@ -275,21 +280,12 @@ def collect(recipe: ClaimsRecipe, out: Path, results: Path) -> list[Job]:
     """
     noise = recipe.world.label_noise
     found: dict[Job, list[dict[str, Any]]] = {}
-    for row in _rows(results):
+    for row in read_rows(results):
         found.setdefault(Job(row["arm"], row["size"], row["seed"], row["label_noise"]), []).append(row)
     jobs = plan(recipe.claims, noise)
     for job in jobs:
         file = job.folder(out, noise) / "rows.json"
         if file.exists():
             found[job] = json.loads(file.read_text())
-    rows = [row for job in jobs for row in found.get(job, [])]
-    results.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(results, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    write_rows(results, [row for job in jobs for row in found.get(job, [])])
     return [job for job in jobs if job not in found]
-
-
-def _rows(results: Path) -> list[dict[str, Any]]:
-    try:
-        return json.loads(results.read_text()) if results.exists() else []
-    except ValueError as error:
-        raise UserError(f"{results} is damaged ({error}); take it from git, or remove it") from error

@@ -147,6 +147,7 @@ def evaluate(
     out: Path,
     seed: int,
     resume: bool,
+    checklist: bool = True,
 ) -> dict[str, Any]:
     """Measure editors on the same held-out tasks and noise, and write `out/editor.json` (`results.EditorResult`).
 
@@ -158,6 +159,7 @@ def evaluate(
         out: the run directory.
         seed: of tasks, noise and traces.
         resume: go on with what is in `out`; an interrupted measurement begins again.
+        checklist: whether the verifier is asked about principles.
 
     Returns:
         The metrics of every stage, `E` of report.json.
@@ -176,6 +178,7 @@ def evaluate(
         temperature=0.0,
         max_tokens=config.max_tokens,
         batch_size=config.batch_size,
+        checklist=checklist,
     )
     tasks = held_out_tasks(config.tasks, seed, Run(data).config.get("split", "test"))
     records = [task.record() for task in tasks]

@@ -20,6 +20,7 @@ from edit_r1.stages.data import (
     WorldConfig,
 )
 from edit_r1.stages.editor import CategoryWeights, EditorGrpoConfig, RewardConfig
+from edit_r1.stages.editor_claims import EditorArm, EditorClaimsConfig, EditorClaimsRecipe
 from edit_r1.stages.evaluation import BestOfConfig, CalibrationConfig, EvaluateConfig, SanityConfig
 from edit_r1.stages.guards import GuardsConfig
 from edit_r1.stages.verifier import (
@@ -50,6 +51,9 @@ __all__ = [
     "ClaimsConfig",
     "ClaimsRecipe",
     "ColdStartConfig",
+    "EditorArm",
+    "EditorClaimsConfig",
+    "EditorClaimsRecipe",
     "EditorGrpoConfig",
     "EndpointConfig",
     "EvaluateConfig",

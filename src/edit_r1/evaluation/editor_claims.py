@@ -1,0 +1,133 @@
+"""The paper's claims 5 and 6 about editors, in the built-in world: arms and seeds in one harness.
+
+An arm is a verifier that rewards, and what differs from one set of settings; every arm makes as many images as the
+others unless its settings say otherwise. Verifiers are those of the claims about verifiers (`claims`), of the same
+seed, and are trained where they are missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edit_r1 import assets
+from edit_r1.evaluation import claims
+from edit_r1.evaluation.editor import evaluate
+from edit_r1.evaluation.rows import Row, made_by, read_rows, write_rows
+from edit_r1.files import atomic_write
+from edit_r1.runs.run import Run
+from edit_r1.stages import ClaimsRecipe, EditorClaimsRecipe, RewardConfig
+from edit_r1.training import editor_grpo
+
+BASE = "base"
+_SPENT = ("seconds_sample", "seconds_verify", "seconds_update")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of the table."""
+
+    arm: str
+    seed: int
+
+
+def plan(recipe: EditorClaimsRecipe) -> list[Job]:
+    """Every row, seed by seed, the base first."""
+    settings = recipe.editor_claims
+    return [Job(arm, seed) for seed in settings.seeds for arm in (BASE, *settings.arms)]
+
+
+class Harness:
+    """Makes what a job needs, in run directories under `out`; what is done is not done again."""
+
+    def __init__(self, recipe: EditorClaimsRecipe, verifiers: ClaimsRecipe, out: Path, claims_out: Path) -> None:
+        self.recipe, self.out = recipe, out
+        self._claims = claims.Harness(verifiers, claims_out)
+
+    def run(self, job: Job) -> Row:
+        """The row of a job, made now or before."""
+        folder = self.out / job.arm / f"seed{job.seed}"
+        file = folder / "row.json"
+        if not file.exists():
+            row = self._measure(job, folder) | made_by()
+            atomic_write(file, json.dumps(row, indent=1) + "\n")
+        return json.loads(file.read_text())
+
+    def _measure(self, job: Job, folder: Path) -> Row:
+        name = "gcpo" if job.arm == BASE else self.recipe.editor_claims.arms[job.arm].verifier
+        verifier, data = self._claims.verifier(name, job.seed), self._claims.world(job.seed)
+        reward = RewardConfig(folder=str(verifier), checklist=name != "direct")
+        models, spent = {BASE: assets.EDITOR}, {"images": 0, "seconds": 0.0}
+        if job.arm != BASE:
+            models[job.arm], spent = self._train(job, folder / "run", data, reward)
+        found = evaluate(
+            self.recipe.evaluate,
+            data=data,
+            models=models,
+            verifier=verifier,
+            out=folder / "evaluation",
+            seed=job.seed,
+            resume=True,
+            checklist=reward.checklist,
+        )
+        own, base = found[job.arm], found[BASE]
+        return {"arm": job.arm, "verifier": name, "seed": job.seed, **own, **_gains(own, base), **spent}
+
+    def _train(self, job: Job, out: Path, data: Path, reward: RewardConfig) -> tuple[Path, dict[str, Any]]:
+        """The trained editor; what it took, and at which step the first alarm was raised, if one was."""
+        config = self.recipe.config_of(job.arm)
+        config = config.model_copy(update={"rewards": (reward,)})
+        editor_grpo.run(config, data=data, model=None, verifier=None, out=out, seed=job.seed, resume=True)
+        lines = Run(out).metrics()
+        alarmed = [line["step"] for line in lines if line.get("alarms")]
+        seconds = sum(line.get(name) or 0.0 for line in lines for name in _SPENT)
+        images = config.steps * config.prompts_per_step * config.group_size
+        return out / "model", {"images": images, "seconds": round(seconds), "first_alarm": min(alarmed, default=None)}
+
+
+def _gains(own: Row, base: Row) -> Row:
+    """What the editor gained over its base, and which share of the reward's gain the oracle confirms.
+
+    The share is the gain of `oracle_success` over that of `reward / 10`; None where the reward has not risen.
+    """
+    success = own["oracle_success"] - base["oracle_success"]
+    rewards = own["reward"], base["reward"]
+    reward = None if None in rewards else (rewards[0] - rewards[1]) / 10
+    return {
+        "success_gain": success,
+        "reward_gain": reward,
+        "confirmed": success / reward if reward is not None and reward > 0 else None,
+    }
+
+
+def run(
+    recipe: EditorClaimsRecipe,
+    verifiers: ClaimsRecipe,
+    *,
+    out: Path,
+    claims_out: Path,
+    results: Path,
+    seeds: Collection[int],
+    arms: Collection[str],
+) -> None:
+    """Make the chosen rows that `results` lacks; the table is written after each."""
+    harness = Harness(recipe, verifiers, out, claims_out)
+    for job in collect(recipe, out, results):
+        if job.seed in seeds and job.arm in arms:
+            harness.run(job)
+            collect(recipe, out, results)
+
+
+def collect(recipe: EditorClaimsRecipe, out: Path, results: Path) -> list[Job]:
+    """Write every row there is to `results`, those that it has included; returns the jobs that have none."""
+    found = {Job(row["arm"], row["seed"]): row for row in read_rows(results)}
+    jobs = plan(recipe)
+    for job in jobs:
+        file = out / job.arm / f"seed{job.seed}" / "row.json"
+        if file.exists():
+            found[job] = json.loads(file.read_text())
+    write_rows(results, [found[job] for job in jobs if job in found])
+    return [job for job in jobs if job not in found]

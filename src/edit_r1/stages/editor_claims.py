@@ -1,0 +1,47 @@
+"""The comparison of editors that different verifiers, or different settings, have trained."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from edit_r1.config import Config
+from edit_r1.stages.editor import EditorGrpoConfig
+from edit_r1.stages.evaluation import EvaluateConfig
+
+
+class EditorArm(Config):
+    """`[editor_claims.arms.NAME]`: who rewards, and what differs from the section `editor_grpo`."""
+
+    verifier: Literal["direct", "cold_start", "gcpo"] = "gcpo"
+    """An arm of the claims about verifiers, of the size m and of the same seed."""
+    settings: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """Values of `editor_grpo`, as a recipe has them."""
+
+
+class EditorClaimsConfig(Config):
+    """`[editor_claims]`: which seeds and which arms."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    arms: dict[str, EditorArm]
+
+
+class EditorClaimsRecipe(Config):
+    """The sections of a recipe that the claims about editors use."""
+
+    editor_claims: EditorClaimsConfig
+    editor_grpo: EditorGrpoConfig
+    evaluate: EvaluateConfig
+
+    def config_of(self, arm: str) -> EditorGrpoConfig:
+        """The settings of an arm. `ValueError` where they do not go together."""
+        changed = self.editor_grpo.model_dump(mode="json") | self.editor_claims.arms[arm].settings
+        return EditorGrpoConfig.model_validate_json(json.dumps(changed))
+
+    @model_validator(mode="after")
+    def _arms_fit(self) -> Self:
+        for arm in self.editor_claims.arms:
+            self.config_of(arm)
+        return self

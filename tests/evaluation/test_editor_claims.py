@@ -1,0 +1,95 @@
+"""The harness of the claims about editors: every kind of arm really runs at a tiny size, and nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.training.tiny_editor import tiny_editor
+from tests.training.tiny_run import tiny_verifier, tiny_world
+from typer.testing import CliRunner
+
+from edit_r1 import assets
+from edit_r1.cli.main import app
+from edit_r1.config import load_recipe
+from edit_r1.evaluation import claims, editor_claims
+from edit_r1.evaluation.editor_claims import Harness, Job, collect, plan
+from edit_r1.records import Edit
+from edit_r1.stages import ClaimsRecipe, EditorClaimsRecipe
+from edit_r1.training import editor_grpo
+from edit_r1.training.editor_rewards import Reward
+
+
+def recipe() -> EditorClaimsRecipe:
+    """The packaged recipe at a size that proves nothing."""
+    whole = load_recipe(EditorClaimsRecipe, "editor_claims")
+    small = {"steps": 2, "prompts_per_step": 2, "group_size": 2, "probe_every": 1, "probe_tasks": 2, "micro_batch": 4}
+    chosen = {name: whole.editor_claims.arms[name] for name in ("gcpo", "direct", "nft")}
+    return whole.model_copy(
+        update={
+            "editor_claims": whole.editor_claims.model_copy(update={"seeds": (0,), "arms": chosen}),
+            "editor_grpo": whole.editor_grpo.model_copy(update=small),
+            "evaluate": whole.evaluate.model_copy(update={"tasks": 4, "max_tokens": 8, "examples": 2}),
+        }
+    )
+
+
+def test_every_arm_of_the_packaged_recipe_goes_together() -> None:
+    """Its settings are those of the section `editor_grpo`, but for what the arm says."""
+    whole = load_recipe(EditorClaimsRecipe, "editor_claims")
+    assert len(plan(whole)) == 3 * (1 + len(whole.editor_claims.arms))
+    assert whole.config_of("gcpo") == whole.editor_grpo
+    assert whole.config_of("nft").kernel == "ode"
+    assert whole.config_of("unbound").beta == 0.0
+    assert whole.config_of("unbound").learning_rate == whole.editor_grpo.learning_rate
+
+
+def test_an_arm_that_cannot_be_is_one_line() -> None:
+    bad = 'editor_claims.arms.nft.settings={objective="nft",kernel="cps"}'
+    result = CliRunner().invoke(app, ["evaluate", "editor-claims", "--missing", "--set", bad])
+    assert result.exit_code == 2
+    assert 'set kernel = "ode"' in result.output
+
+
+def test_rows_of_base_and_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base with nothing spent, arms with 2 x 2 x 2 images, who rewarded them, and gains over the base."""
+    monkeypatch.setattr(assets, "EDITOR", tiny_editor(tmp_path / "editor"))
+    world, verifier = tiny_world(tmp_path), tiny_verifier(tmp_path)
+    asked: list[str] = []
+    monkeypatch.setattr(claims.Harness, "verifier", lambda self, arm, seed: asked.append(arm) or verifier)
+    monkeypatch.setattr(claims.Harness, "world", lambda *_: world)
+
+    def redness(edits: Sequence[Edit]) -> list[Reward]:
+        return [Reward(float(np.asarray(edit.image)[..., 0].mean() / 25.5)) for edit in edits]
+
+    sources: list[Any] = []
+    monkeypatch.setattr(editor_grpo, "reward_function", lambda found, _: sources.extend(found) or redness)
+    results, out = tmp_path / "results" / "editors.json", tmp_path / "editor_claims"
+    arguments: dict[str, Any] = {"out": out, "claims_out": tmp_path, "results": results, "seeds": {0}}
+    verifiers = load_recipe(ClaimsRecipe, "claims")
+    editor_claims.run(recipe(), verifiers, **arguments, arms={"base", "gcpo", "direct"})
+    rows = json.loads(results.read_text())
+    assert [row["arm"] for row in rows] == ["base", "gcpo", "direct"]
+    assert [row["images"] for row in rows] == [0, 8, 8]
+    assert asked == ["gcpo", "gcpo", "direct"]
+    assert [source.checklist for source in sources] == [True, False]
+    assert rows[0]["success_gain"] == 0.0
+    assert rows[1]["reward"] is None  # a random verifier writes nothing that can be read
+    assert rows[1]["confirmed"] is None
+    assert {"ci95", "oracle_keep", "oracle_quality", "seconds", "first_alarm", "commit", "command"} <= set(rows[1])
+    assert collect(recipe(), out, results) == [Job("nft", 0)]
+    monkeypatch.setattr(Harness, "run", lambda *_: pytest.fail("what is done is not done again"))
+    editor_claims.run(recipe(), verifiers, **arguments, arms={"base", "gcpo", "direct"})
+    assert json.loads(results.read_text()) == rows
+
+
+def test_the_confirmed_share_by_hand() -> None:
+    """Success from 0.3 to 0.4 and reward from 5 to 7 of 10: half of the gain of 0.2 is confirmed; a fall has none."""
+    base = {"oracle_success": 0.3, "reward": 5.0}
+    found = editor_claims._gains({"oracle_success": 0.4, "reward": 7.0}, base)
+    assert found == pytest.approx({"success_gain": 0.1, "reward_gain": 0.2, "confirmed": 0.5})
+    assert editor_claims._gains({"oracle_success": 0.4, "reward": 4.0}, base)["confirmed"] is None
