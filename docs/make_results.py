@@ -1,6 +1,7 @@
 """Write docs/results.md from finished runs: `python docs/make_results.py runs/seed0 runs/seed1 runs/seed2`.
 
-Each argument is the folder of an `edit-r1 demo` run; tables have a column per run, in the given order.
+Each argument is the folder of an `edit-r1 demo` run; tables have a column per run, in the given order. Without any,
+what the page says of the demo stays, and only the tables of the claims are written anew from `results/`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from edit_r1.config import load_recipe
-from edit_r1.evaluation.claims_table import NOISE, arms_table, gains_table, noise_table
-from edit_r1.stages import ClaimsRecipe
+from edit_r1.evaluation.claims_table import NOISE, arms_table, editors_table, gains_table, noise_table
+from edit_r1.evaluation.rows import read_rows
+from edit_r1.files import atomic_write
+from edit_r1.stages import ClaimsRecipe, EditorClaimsRecipe
 
-CLAIMS = Path(__file__).parents[1] / "results" / "verifier_claims.json"
+ROOT = Path(__file__).parents[1]
 Report = dict[str, Any]
 Measure = Callable[[Report], float]
 
@@ -63,9 +66,14 @@ Success by category, all runs together:
 
 {categories}
 
-## The claims about verifiers
+"""
 
-    edit-r1 evaluate claims        # docs/claims.md says what is compared, and how it is kept equal
+CLAIMS_TITLE = "## The claims about verifiers"
+CLAIMS_PAGE = (
+    CLAIMS_TITLE
+    + """
+
+    edit-r1 evaluate claims        # docs/claims.md says what is compared and how it is kept equal, and what was found
 
 Means over seeds, with the smallest and the largest; {rows} of {all_rows} rows are there. *Tokens*: written per trace.
 *TFLOP*: training on top of pretraining. Gains are in points, with a 95% interval over seeds (Student's) where there
@@ -79,6 +87,16 @@ GCPO against wrong labels among the training pairs:
 
 {noise}
 
+## The claims about editors
+
+    edit-r1 evaluate editor-claims
+
+The same tasks and noise for all arms of a seed; {editor_rows} of {all_editor_rows} rows are there. *Gain*: of success
+over the base, in points. *Confirmed*: the gain of success over the gain of the reward that the arm was trained with (as
+a share of 10). *Alarm*: the first step at which a guard alarmed (docs/guards.md), seed by seed.
+
+{editor_arms}
+
 ## The oracle
 
     python benchmarks/oracle.py
@@ -86,6 +104,7 @@ GCPO against wrong labels among the training pairs:
 reads 1000 clean images and 1000 with noise of 0.03 and a shift by one pixel without one error; docs/world.md has the
 table.
 """
+)
 
 
 def _gain(part: str, before: str, after: str, key: str) -> Measure:
@@ -217,18 +236,27 @@ def _threads(folder: Path) -> int:
     return environment["threads"] or environment["cpus"]  # without a limit there is a thread per core
 
 
-def claims() -> dict[str, str]:
-    """The tables of results/verifier_claims.json, and how much of it there is."""
-    from edit_r1.evaluation.claims import plan  # here, for it loads torch
+def claims() -> str:
+    """The part of the page that the tables in `results/` give, and how much of them there is."""
+    from edit_r1.evaluation import claims, editor_claims  # here, for they load torch
 
-    rows = json.loads(CLAIMS.read_text())
-    expected = 2 * len(plan(load_recipe(ClaimsRecipe, "claims").claims, NOISE))  # every result has two splits
-    tables = {"arms": arms_table(rows), "gains": gains_table(rows), "noise": noise_table(rows)}
-    return tables | {"rows": str(len(rows)), "all_rows": str(expected)}
+    verifiers, editors = (read_rows(ROOT / "results" / f"{name}_claims.json") for name in ("verifier", "editor"))
+    expected = 2 * len(claims.plan(load_recipe(ClaimsRecipe, "claims").claims, NOISE))  # every result has two splits
+    values = {
+        "rows": len(verifiers),
+        "all_rows": expected,
+        "arms": arms_table(verifiers),
+        "gains": gains_table(verifiers),
+        "noise": noise_table(verifiers),
+        "editor_rows": len(editors),
+        "all_editor_rows": len(editor_claims.plan(load_recipe(EditorClaimsRecipe, "editor_claims"))),
+        "editor_arms": editors_table(editors),
+    }
+    return CLAIMS_PAGE.format(**values)
 
 
 def page(folders: Sequence[Path]) -> str:
-    """The whole of docs/results.md."""
+    """What the page says of the demo."""
     reports = [json.loads((folder / "report.json").read_text()) for folder in folders]
     demos = [json.loads((folder / "demo.json").read_text()) for folder in folders]
     heldout = [json.loads((f / "evaluation/verifier/verifier.json").read_text())["heldout"] for f in folders]
@@ -253,12 +281,15 @@ def page(folders: Sequence[Path]) -> str:
         "heldout": verifiers(names, heldout),
         "editors": editors(reports, names),
         "categories": categories(folders),
-        **claims(),
     }
     return PAGE.format(**values)
 
 
+def main(folders: Sequence[Path], file: Path) -> None:
+    """Write the page; without folders only its second part."""
+    demo = page(folders) if folders else file.read_text(encoding="utf-8").split(CLAIMS_TITLE)[0]
+    atomic_write(file, f"{demo.rstrip()}\n\n{claims()}")
+
+
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit("usage: python docs/make_results.py RUN...   (folders of `edit-r1 demo` runs)")
-    Path(__file__).with_name("results.md").write_text(page([Path(name) for name in sys.argv[1:]]))
+    main([Path(name) for name in sys.argv[1:]], Path(__file__).with_name("results.md"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edit_r1.evaluation.claims_table import Gain, arms_table, gain, gains_table, noise_table
+from edit_r1.evaluation.claims_table import Gain, arms_table, editors_table, gain, gains_table, noise_table
 
 
 def row(
@@ -53,3 +53,17 @@ def test_tables_show_what_is_there() -> None:
     noise = noise_table(ROWS).splitlines()
     assert noise[2].endswith("| 90.0% | 100% |")
     assert noise[3].endswith("| 78.0% | 90% |")
+
+
+def test_editors_by_hand() -> None:
+    """Success 40% and 50%, gains of 5 and 15: mean 10, half width 12.706 * 7.07 / sqrt(2) = 63.5; shares 0.5, none."""
+    common = {"arm": "gcpo", "oracle_keep": 0.9, "oracle_quality": 1.0, "images": 3520, "seconds": 100}
+    rows = [
+        common | {"seed": 0, "oracle_success": 0.4, "success_gain": 0.05, "reward": 7.0, "confirmed": 0.5},
+        common
+        | {"seed": 1, "oracle_success": 0.5, "success_gain": 0.15, "reward": 8.0, "confirmed": None}
+        | {"first_alarm": 11, "seconds": 200},
+    ]
+    line = editors_table(rows).split("\n")[-1]
+    assert line.startswith("| gcpo | 2 | 45.0% (40.0–50.0) | 90.0% (90.0–90.0) | 100.0% (100.0–100.0) | 7.50 |")
+    assert line.endswith("| +10.0 [-53.5, +73.5] | 50.0% | 3520 | 150 | –, 11 |")

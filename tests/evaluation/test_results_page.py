@@ -55,3 +55,16 @@ def test_a_run_with_one_thread_says_nothing_of_the_time() -> None:
 )
 def test_a_target_just_missed_is_marked_so(key: str, value: float, missed: int) -> None:
     assert marks(report(**{key: value})) == "✓" * missed + "✗" + "✓" * (8 - missed)
+
+
+def test_the_tables_of_the_claims_are_renewed_and_the_demo_stays(tmp_path: Path) -> None:
+    """Without runs of the demo at hand what the page says of them is kept; a second time changes nothing."""
+    page = tmp_path / "results.md"
+    page.write_text("# Results\n\nof a run long gone\n\n## The claims about verifiers\n\nold\n")
+    PAGE["main"]([], page)
+    text = page.read_text()
+    assert text.startswith("# Results\n\nof a run long gone\n\n## The claims about verifiers\n")
+    assert "old" not in text.split()
+    assert "| cold_start over direct |" in text
+    PAGE["main"]([], page)
+    assert page.read_text() == text

@@ -1,4 +1,4 @@
-"""The rows of `edit-r1 evaluate claims` as tables for people: means over seeds, and gains with their intervals.
+"""The rows of `edit-r1 evaluate claims` and `editor-claims` as tables for people: means over seeds, gains, intervals.
 
 A gain is a difference between two arms on the same pairs of the same seed; its 95% interval is Student's, over seeds.
 """
@@ -128,4 +128,29 @@ def noise_table(rows: Sequence[Row]) -> str:
                 [f"{100 * noise:.0f}%", str(len(found)), *shown, f"{100 * agreed:.1f}%", f"{100 * (1 - noise):.0f}%"]
             )
     head = ["wrong labels", "seeds", "accuracy", "ties half", "checks", "agreement with such labels", "its ceiling"]
+    return table(head, lines)
+
+
+def editors_table(rows: Sequence[Row]) -> str:
+    """Every arm of the claims about editors: truth, reward, what of its gain is confirmed, cost, alarms."""
+    lines: list[list[str]] = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        found = chosen(rows, arm=arm)
+        gains = Gain(tuple(100 * row["success_gain"] for row in found))
+        rewards = [row["reward"] for row in found if row["reward"] is not None]
+        alarms = ", ".join(str(row.get("first_alarm") or "–") for row in found)
+        cost = [f"{statistics.fmean(row[key] for row in found):.0f}" for key in ("images", "seconds")]
+        lines.append(
+            [
+                arm,
+                str(len(found)),
+                *(percent(found, f"oracle_{key}") for key in ("success", "keep", "quality")),
+                f"{statistics.fmean(rewards):.2f}" if rewards else "–",
+                "–" if arm == "base" else str(gains),
+                "–" if arm == "base" else percent(found, "confirmed"),
+                *cost,
+                "–" if arm == "base" else alarms,
+            ]
+        )
+    head = ["arm", "seeds", "success", "keep", "quality", "reward", "gain", "confirmed", "images", "seconds", "alarm"]
     return table(head, lines)
