@@ -182,7 +182,8 @@ class Harness:
         config = self.recipe.cold_start
         config = config.model_copy(update={"form": form, "steps": round(config.steps * full / cost)})
         data = self._world(job.seed, self._noise)
-        cold_start.run(config, data=data, model=base, out=folder, seed=job.seed, resume=True)
+        start = None if job.size == "m" else base  # the shipped base, wherever this package lies
+        cold_start.run(config, data=data, model=start, out=folder, seed=job.seed, resume=True)
         rows = config.steps * config.batch_size
         return Trained(folder / "model", FORWARD_AND_BACKWARD * cost * rows, row_tokens(processor, lessons) * rows)
 
