@@ -117,7 +117,8 @@ class EditorGrpoConfig(Config):
     probe_tasks: int = Field(default=48, gt=0)
     probe_steps: int = Field(default=5, gt=0)
     """Steps of the deterministic sampling that the probe judges."""
-    checkpoint_every: int = Field(default=5, gt=0)
+    checkpoint_every: int = Field(default=1, gt=0)
+    """Steps between checkpoints: what a run that is broken off may lose."""
     groups_every: int = Field(default=5, gt=0)
     """How often the best and the worst group are recorded with their images."""
 
