@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edit_r1.config import load_recipe
-from edit_r1.evaluation.claims_table import NOISE, arms_table, editors_table, gains_table, noise_table
+from edit_r1.evaluation.claims_table import NOISE, arms_table, curves_table, editors_table, gains_table, noise_table
 from edit_r1.evaluation.rows import read_rows
 from edit_r1.files import atomic_write
 from edit_r1.stages import ClaimsRecipe, EditorClaimsRecipe
@@ -96,6 +96,11 @@ over the base, in points. *Confirmed*: the gain of success over the gain of the 
 a share of 10). *Alarm*: the first step at which a guard alarmed (docs/guards.md), seed by seed.
 
 {editor_arms}
+
+On the probe (96 tasks of `val`) while they train, by images; in brackets the seconds until then (on busy cores, so that
+they are no more than a hint):
+
+{editor_curves}
 
 ## The oracle
 
@@ -251,6 +256,7 @@ def claims() -> str:
         "editor_rows": len(editors),
         "all_editor_rows": len(editor_claims.plan(load_recipe(EditorClaimsRecipe, "editor_claims"))),
         "editor_arms": editors_table(editors),
+        "editor_curves": curves_table(editors),
     }
     return CLAIMS_PAGE.format(**values)
 

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from edit_r1.evaluation.claims_table import Gain, arms_table, editors_table, gain, gains_table, noise_table
+from edit_r1.evaluation.claims_table import (
+    Gain,
+    arms_table,
+    curves_table,
+    editors_table,
+    gain,
+    gains_table,
+    noise_table,
+)
 
 
 def row(
@@ -67,3 +75,13 @@ def test_editors_by_hand() -> None:
     line = editors_table(rows).split("\n")[-1]
     assert line.startswith("| gcpo | 2 | 45.0% (40.0–50.0) | 90.0% (90.0–90.0) | 100.0% (100.0–100.0) | 7.50 |")
     assert line.endswith("| +10.0 [-53.5, +73.5] | 50.0% | 3520 | 150 | –, 11 |")
+
+
+def test_curves_by_hand() -> None:
+    """Two seeds at 80 images: 50% and 60% after 10 and 20 s; at 160 images only one of them was measured."""
+    rows = [
+        {"arm": "nft", "curve": [[80, 10, 0.5], [160, 25, 0.7]]},
+        {"arm": "nft", "curve": [[80, 20, 0.6]]},
+        {"arm": "base"},
+    ]
+    assert curves_table(rows).split("\n")[-1] == "| nft | 55% (15 s) | 70% (25 s) |"

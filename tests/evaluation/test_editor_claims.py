@@ -81,6 +81,7 @@ def test_rows_of_base_and_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert rows[1]["reward"] is None  # a random verifier writes nothing that can be read
     assert rows[1]["confirmed"] is None
     assert {"ci95", "oracle_keep", "oracle_quality", "seconds", "first_alarm", "commit", "command"} <= set(rows[1])
+    assert [images for images, _, _ in rows[1]["curve"]] == [0, 4, 8]
     assert collect(recipe(), out, results) == [Job("nft", 0)]
     monkeypatch.setattr(Harness, "run", lambda *_: pytest.fail("what is done is not done again"))
     editor_claims.run(recipe(), verifiers, **arguments, arms={"base", "gcpo", "direct"})

@@ -154,3 +154,22 @@ def editors_table(rows: Sequence[Row]) -> str:
         )
     head = ["arm", "seeds", "success", "keep", "quality", "reward", "gain", "confirmed", "images", "seconds", "alarm"]
     return table(head, lines)
+
+
+def curves_table(rows: Sequence[Row]) -> str:
+    """Success on the probe as training goes on, mean over seeds: by images, each with the mean seconds until then."""
+    curves: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for row in rows:
+        for images, seconds, success in row.get("curve") or []:
+            curves.setdefault(row["arm"], {}).setdefault(int(images), []).append((seconds, success))
+    counts = sorted({images for curve in curves.values() for images in curve})
+    lines: list[list[str]] = []
+    for arm, curve in curves.items():
+        cells = [
+            f"{100 * statistics.fmean(y for _, y in curve[n]):.0f}% ({statistics.fmean(x for x, _ in curve[n]):.0f} s)"
+            if n in curve
+            else "–"
+            for n in counts
+        ]
+        lines.append([arm, *cells])
+    return table(["arm", *(f"{n} images" for n in counts)], lines)

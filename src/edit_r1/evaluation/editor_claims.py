@@ -77,15 +77,23 @@ class Harness:
         return {"arm": job.arm, "verifier": name, "seed": job.seed, **own, **_gains(own, base), **spent}
 
     def _train(self, job: Job, out: Path, data: Path, reward: RewardConfig) -> tuple[Path, dict[str, Any]]:
-        """The trained editor; what it took, and at which step the first alarm was raised, if one was."""
+        """The trained editor, and what it took.
+
+        `first_alarm` is the step at which a guard first alarmed; `curve` has images, seconds and success of each probe.
+        """
         config = self.recipe.config_of(job.arm)
         config = config.model_copy(update={"rewards": (reward,)})
         editor_grpo.run(config, data=data, model=None, verifier=None, out=out, seed=job.seed, resume=True)
-        lines = Run(out).metrics()
-        alarmed = [line["step"] for line in lines if line.get("alarms")]
-        seconds = sum(line.get(name) or 0.0 for line in lines for name in _SPENT)
-        images = config.steps * config.prompts_per_step * config.group_size
-        return out / "model", {"images": images, "seconds": round(seconds), "first_alarm": min(alarmed, default=None)}
+        each, seconds = config.prompts_per_step * config.group_size, 0.0
+        curve: list[list[float]] = []
+        alarmed: list[int] = []
+        for line in Run(out).metrics():
+            seconds += sum(line.get(name) or 0.0 for name in _SPENT)
+            if "probe_oracle_success" in line:
+                curve.append([line["step"] * each, round(seconds), line["probe_oracle_success"]])
+            alarmed += [line["step"]] if line.get("alarms") else []
+        spent = {"images": config.steps * each, "seconds": round(seconds), "first_alarm": min(alarmed, default=None)}
+        return out / "model", spent | {"curve": curve}
 
 
 def _gains(own: Row, base: Row) -> Row:
