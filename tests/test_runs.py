@@ -320,10 +320,15 @@ def checkout(folder: Path) -> Callable[..., str]:
 
 
 def test_commit_is_that_of_the_package_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file must be tracked: a package installed in a virtual environment inside another repository is not."""
+    """The file must be tracked: a package installed in a virtual environment inside another repository is not.
+
+    A table of results beside the package may grow: the source is the same.
+    """
     git = checkout(tmp_path / "repository")
-    file = tmp_path / "repository" / "environment.py"
+    file = tmp_path / "repository" / "package" / "runs" / "environment.py"
+    file.parent.mkdir(parents=True)
     file.write_text("1")
+    (tmp_path / "repository" / "results.json").write_text("[]")
     monkeypatch.setattr(edit_r1.runs.environment, "__file__", str(file))
     version = edit_r1.runs.environment.commit()
     assert re.fullmatch(r"v\d+\.\d+\.\d+", version[0])
@@ -331,7 +336,10 @@ def test_commit_is_that_of_the_package_only(tmp_path: Path, monkeypatch: pytest.
     assert edit_r1.runs.environment.commit() == version  # tracked, but there is no commit yet
     git("commit", "-qm", "one")
     assert edit_r1.runs.environment.commit() == (git("rev-parse", "HEAD"), False)
-    file.write_text("2")
+    (tmp_path / "repository" / "results.json").write_text("[1]")
+    assert edit_r1.runs.environment.commit() == (git("rev-parse", "HEAD"), False)
+    (file.parents[1] / "other.py").write_text("1")
+    git("add", ".")
     assert edit_r1.runs.environment.commit() == (git("rev-parse", "HEAD"), True)
     monkeypatch.setenv("PATH", "")
     assert edit_r1.runs.environment.commit() == version

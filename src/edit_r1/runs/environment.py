@@ -51,7 +51,7 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> tuple[str, bool]:
-    """The git commit of this package's source, and whether tracked files differ from it.
+    """The git commit of this package's source, and whether tracked files of the package differ from it.
 
     Outside a git checkout of our own (installed from a wheel, git missing, no commit yet) it is the package's version
     with the prefix `v`, and False.
@@ -61,7 +61,7 @@ def commit() -> tuple[str, bool]:
     head = _git(here.parent, "rev-parse", "HEAD") if tracked else None
     if not head:
         return f"v{_version('edit-r1') or 'unknown'}", False
-    return head, bool(_git(here.parent, "status", "--porcelain", "--untracked-files=no"))
+    return head, bool(_git(here.parents[1], "status", "--porcelain", "--untracked-files=no", "--", "."))
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
