@@ -89,9 +89,10 @@ def sections(recipe: str | Path) -> tuple[str, ...]:
     return tuple(key for key, value in _parse(text, name).items() if isinstance(value, dict))
 
 
-def beside(recipe: str | Path, ending: str) -> Path | None:
-    """The file beside a recipe with the same name and another ending, such as `.json`; None where there is none."""
-    path = _place(recipe)[1].with_suffix(ending)
+def beside(recipe: str | Path, name: str) -> Path | None:
+    """The file `name` in a recipe's folder; `.json` is the one called as the recipe. None where there is none."""
+    place = _place(recipe)[1]
+    path = place.with_suffix(name) if name.startswith(".") else place.with_name(name)
     return path if path.is_file() else None
 
 

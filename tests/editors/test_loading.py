@@ -34,6 +34,17 @@ def test_a_saved_editor_loads_as_a_stock_pipeline_and_paints_the_same(
     assert torch.equal(edit(loaded, tasks, 2, seed=0), edit(editor, tasks, 2, seed=0))
 
 
+def test_size_and_dtype_are_the_callers(folder: Path) -> None:
+    """Weights are rounded to bfloat16; a token is 8 pixels, so that 36 do not divide."""
+    half, full = load_editor(folder, height=32, width=16, dtype=torch.bfloat16), load_editor(folder)
+    assert (half.height, half.width, full.height) == (32, 16, 64)
+    for name, weight in full.transformer.state_dict().items():
+        assert torch.equal(half.transformer.state_dict()[name], weight.to(torch.bfloat16))
+    assert {p.dtype for p in half.pipeline.text_encoder_2.parameters()} == {torch.bfloat16}
+    with pytest.raises(UserError, match="height and width must be multiples of 8, got 36x64"):
+        load_editor(folder, height=36)
+
+
 def test_nothing_is_pickled_and_no_temporary_folder_stays(folder: Path) -> None:
     suffixes = {file.suffix for file in folder.rglob("*") if file.is_file()}
     assert suffixes == {".json", ".safetensors"}

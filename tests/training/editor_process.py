@@ -23,6 +23,15 @@ from edit_r1.training.editor_rewards import Reward
 SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {"lora_rank": 4, "learning_rate": 1e-2, "advantages": "global"},
     "sharded": {"lora_rank": 0, "learning_rate": 1e-3, "shard": True},
+    "recipe": {
+        "lora_rank": 4,
+        "learning_rate": 1e-2,
+        "shard": True,
+        "bf16": True,
+        "gradient_checkpointing": True,
+        "height": 32,
+        "width": 32,
+    },
     "nft": {"lora_rank": 4, "objective": "nft", "kernel": "ode", "kl": "velocity", "learning_rate": 1e-2},
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 from diffusers import DiffusionPipeline  # pyright: ignore[reportPrivateImportUsage]
 
 from edit_r1.editors.kontext import KontextEditor
@@ -12,37 +13,46 @@ from edit_r1.editors.pipeline import PipelineEditor, quiet
 from edit_r1.editors.qwen_image import QwenImageEditor
 from edit_r1.errors import UserError
 
-_ADAPTERS: dict[str, type[KontextEditor] | type[QwenImageEditor]] = {
+ADAPTERS: dict[str, type[KontextEditor] | type[QwenImageEditor]] = {
     "FluxKontextPipeline": KontextEditor,
     "QwenImageEditPipeline": QwenImageEditor,
     "QwenImageEditPlusPipeline": QwenImageEditor,
 }
-_KINDS = " or ".join(", ".join(_ADAPTERS).rsplit(", ", 1))
+"""By the class of the pipeline."""
+_KINDS = " or ".join(", ".join(ADAPTERS).rsplit(", ", 1))
 
 
-def load_editor(path: str | Path, *, height: int | None = None, width: int | None = None) -> PipelineEditor:
+def load_editor(
+    path: str | Path, *, height: int | None = None, width: int | None = None, dtype: torch.dtype | None = None
+) -> PipelineEditor:
     """Load an editor from a folder of a saved pipeline (safetensors only), tiny or real.
 
     Args:
         path: the folder; its name becomes the editor's.
         height: of the edited images in pixels; by default the size that the model was made for.
         width: likewise.
+        dtype: of the weights, float32 by default; a large model needs twice the memory of bfloat16 in it.
 
     Raises:
-        UserError: the folder is missing, holds no pipeline, a pipeline of another kind, or lacks a part; or the
-            processor of a Qwen-Image-Edit lacks torchvision.
+        UserError: the folder is missing, holds no pipeline, a pipeline of another kind, or lacks a part; the size does
+            not divide; or the processor of a Qwen-Image-Edit lacks torchvision.
     """
     folder = Path(path)
-    adapter = _ADAPTERS[_kind(folder)]
+    adapter = ADAPTERS[_kind(folder)]
     quiet()
     try:
-        pipeline = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        pipeline = DiffusionPipeline.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, dtype=dtype or torch.float32
+        )
     except (ImportError, OSError, RuntimeError, ValueError) as error:  # a broken torchvision is a RuntimeError
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         torchvision = "torchvision" in line.lower()
         mend = "install the torchvision that goes with your torch" if torchvision else "copy the folder anew"
         raise UserError(f"{folder} cannot be loaded as an editor: {line}; {mend}") from error
-    return adapter(pipeline, height=height, width=width, name=folder.name)
+    try:
+        return adapter(pipeline, height=height, width=width, name=folder.name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _kind(folder: Path) -> str:
@@ -57,6 +67,6 @@ def _kind(folder: Path) -> str:
         kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     except (ValueError, AttributeError):
         raise UserError(f"{index} is damaged; copy the editor's folder anew") from None
-    if kind not in _ADAPTERS:
+    if kind not in ADAPTERS:
         raise UserError(f"{folder} holds a {kind}; an editor is a {_KINDS}")
     return kind

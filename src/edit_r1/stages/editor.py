@@ -49,6 +49,9 @@ class EditorGrpoConfig(Config):
     prompts_per_step: int = Field(default=10, gt=0)
     group_size: int = Field(default=8, gt=1)
     """G: edits of one task that are compared with each other; the paper has 24."""
+    height: int | None = Field(default=None, gt=0)
+    """Of the edits in pixels, a multiple of the editor's token (16 for FLUX.1 and Qwen-Image); by default its own."""
+    width: int | None = Field(default=None, gt=0)
     sample_steps: int = Field(default=5, gt=0)
     objective: Literal["clip", "guard", "nft"] = "clip"
     """`clip` is the paper's; `guard` is GRPO-Guard's; `nft`, DiffusionNFT's, learns from finished images."""

@@ -194,8 +194,8 @@ def run(
 
 def _open_editor(folder: Path, config: EditorGrpoConfig, device: torch.device | str) -> PipelineEditor:
     """The editor, its frozen weights held in what is computed in."""
-    frozen_in_bf16 = config.bf16 and config.lora_rank > 0
-    return load_editor(folder).to(device, torch.bfloat16 if frozen_in_bf16 else None)
+    dtype = torch.bfloat16 if config.bf16 and config.lora_rank else None
+    return load_editor(folder, height=config.height, width=config.width, dtype=dtype).to(device)
 
 
 def _export(base: Path, weights: dict[str, Tensor], config: EditorGrpoConfig, out: Path) -> None:
