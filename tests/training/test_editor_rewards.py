@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -141,10 +142,23 @@ def test_verification_overlaps_the_sampling_of_the_next_part() -> None:
     assert [reward.score for reward in rewards] == [3.0, 3.0, 3.0]
 
 
-def test_an_error_while_verifying_is_not_swallowed() -> None:
-    def broken(_: Sequence[Edit]) -> list[Reward]:
-        raise UserError("away")
+def test_an_error_while_verifying_is_not_swallowed_and_the_rest_is_not_asked() -> None:
+    """The first part's error comes once all four are queued; at most the second is begun before it is heard of."""
+    sampled, asked = threading.Event(), list[int]()
+
+    def parts() -> Iterator[Part]:
+        yield from (part(count) for count in (1, 2, 3, 4))
+        sampled.set()
+
+    def broken(found: Sequence[Edit]) -> list[Reward]:
+        asked.append(len(found))
+        if len(found) == 1:
+            assert sampled.wait(30)
+            raise UserError("away")
+        time.sleep(0.2)  # a server that is waited for
+        return [SILENT] * len(found)
 
     with pytest.raises(UserError, match="away"):
-        verify(iter([part(1), part(1)]), broken, overlap=True)
+        verify(parts(), broken, overlap=True)
+    assert asked in ([1], [1, 2])
     assert math.isnan(float(reward_tensor([SILENT], 1, EditorGrpoConfig())))

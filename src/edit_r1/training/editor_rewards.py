@@ -178,14 +178,18 @@ def verify(parts: Iterable[Part], reward: RewardFn, *, overlap: bool) -> tuple[l
     """The parts of a rollout with their rewards, in order.
 
     With `overlap` a part is verified in another thread while the next one is sampled; else all are verified together
-    once they are sampled.
+    once they are sampled. After an error, or Ctrl-C, nothing more is asked.
     """
     if not overlap:
         done = list(parts)
         return done, reward([edit for part in done for edit in part.edits])
     done, asked = [], list[Future[list[Reward]]]()
     with ThreadPoolExecutor(1) as pool:
-        for part in parts:
-            done.append(part)
-            asked.append(pool.submit(reward, part.edits))
-        return done, [found for future in asked for found in future.result()]
+        try:
+            for part in parts:
+                done.append(part)
+                asked.append(pool.submit(reward, part.edits))
+            return done, [found for future in asked for found in future.result()]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # else every part would wait for a dead server in its turn
+            raise
