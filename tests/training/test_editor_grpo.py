@@ -549,6 +549,7 @@ def test_run_stops_at_a_random_verifier_goes_on_with_a_readable_one_and_leaves_l
         ({"objective": "nft"}, 'set kernel = "ode"'),
         ({"objective": "guard", "kernel": "ode"}, "choose cps"),
         ({"objective": "nft", "kernel": "ode", "beta": 0.1}, 'kl = "velocity"'),
+        ({"objective": "nft", "kernel": "ode", "beta": 0, "shared_noise": True}, "all edits of a group are equal"),
         ({"rewards": ({},)}, "one of the two"),
     ],
 )
