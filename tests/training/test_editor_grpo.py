@@ -375,6 +375,13 @@ def test_a_verifier_that_cannot_be_read_stops_the_run_and_nothing_is_lost(
     assert state["step"] == 0
 
 
+def test_a_reward_of_checks_needs_checks(pipeline_folder: Path, tasks: Tasks, tmp_path: Path) -> None:
+    """A verifier that writes the score alone can be read, but teaches nothing where the reward is its checks."""
+    config = EditorGrpoConfig.model_validate({**CONFIG.model_dump(), "categories": {}})
+    with pytest.raises(UserError, match=r"in step 1 could be read \(they have no checks, and `categories`"):
+        learn(tmp_path / "run", pipeline_folder, tasks, reward=lambda e: [Reward(5.0)] * len(e), config=config)
+
+
 def test_editors_that_copy_raise_the_alarm_before_the_run_ends(
     pipeline_folder: Path, tasks: Tasks, tmp_path: Path
 ) -> None:

@@ -108,8 +108,6 @@ def _one_step(
         )
     everyone = gathered(reward_tensor(rewards, config.group_size, config).transpose(0, 1)).transpose(0, 1)
     scores_PG = gathered(scores(rewards).view(-1, config.group_size))
-    if bool(scores_PG.isnan().all()):
-        raise UserError(_unreadable(draw.step, rewards, run))
     found = advantages(
         everyone,
         component_weights(config),
@@ -117,6 +115,8 @@ def _one_step(
         clip=config.advantage_clip,
         eps=config.advantage_eps,
     )
+    if not bool(found.readable.any()):
+        raise UserError(_unreadable(draw.step, rewards, run))
     own = slice(share.start, share.stop)
     learned: dict[str, float] = {}
     try:
@@ -246,6 +246,7 @@ def _save(run: Run, policy: EditorPolicy, step: int) -> None:
 def _unreadable(step: int, rewards: Sequence[Reward], run: Run) -> str:
     kinds = sum((Counter(reward.failures) for reward in rewards), Counter[str]())
     listed = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
+    listed = listed or "they have no checks, and `categories` asks for nothing else"
     return (
         f"none of the verifier's answers in step {step} could be read ({listed}); nothing can be learned from them. "
         f"See that it is a trained verifier and that `template` is its own; the last checkpoint is {run.checkpoint}"
@@ -256,7 +257,7 @@ def _hacked(step: int, raised: Mapping[str, str], run: Run) -> str:
     reasons = "; ".join(f"{name}: {sentence}" for name, sentence in raised.items())
     return (
         f"stopped at step {step}, for the editor seems to exploit its reward ({reasons}); the checkpoint is in "
-        f"{run.checkpoint}. See groups/ for the pictures; guards.stop = false goes on in spite of alarms"
+        f"{run.checkpoint}. See groups/ for the pictures; --resume goes on to the next alarm"
     )
 
 
