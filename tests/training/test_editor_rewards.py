@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tests.verifier.chat_server import Server, answer
+from tests.verifier.chat_server import Server, answer, serving
 
 from edit_r1.errors import UserError
 from edit_r1.records import Check, Edit, EditTask, Failure, Principle, Provenance, Verdict
@@ -36,7 +36,7 @@ ASKED = (
     Principle("is it sharp ?", "quality"),
 )
 UNKNOWN = Provenance("", "", "", "", 0)
-SILENT = Reward(None, failures={"engine": 1})
+SILENT = Reward(None, failures={"unreachable": 1}, trouble="ConnectError")
 
 
 def checks(*met: bool) -> list[Check]:
@@ -84,14 +84,26 @@ def test_a_silent_server_is_asked_again_with_growing_pauses() -> None:
 def test_a_server_that_stays_away_stops_the_run() -> None:
     """Pauses of 2, 4, 8 and 16 seconds make 30, which is past 20."""
     pauses: list[float] = []
-    with pytest.raises(UserError, match="has not answered for 30 s; start it again and go on with --resume"):
+    with pytest.raises(
+        UserError, match=r"has not answered for 30 s \(ConnectError\); start it again and go on with --resume"
+    ):
         patient(lambda _: [SILENT], 20.0, pauses.append)(edits(1))
     assert pauses == [2.0, 4.0, 8.0, 16.0]
 
 
 def test_what_cannot_be_read_is_not_waited_for() -> None:
-    unread = Reward(None, failures={"engine": 1, "no_score": 1})
+    unread = Reward(None, failures={"unreachable": 1, "no_score": 1})
     assert patient(lambda _: [unread], 100.0, lambda _: pytest.fail("waited"))(edits(1)) == [unread]
+
+
+def test_what_a_server_refuses_is_a_failure_and_not_waited_for() -> None:
+    """Over HTTP, with one edit: a refusal comes back however often it is asked, and the run would never go on."""
+    with serving(lambda *_: (400, "the prompt is too long")) as server:
+        endpoint = {"base_url": server.url, "model": "judge", "retries": 0}
+        config = EditorGrpoConfig.model_validate({"rewards": ({"endpoint": endpoint},), "patience": 0})
+        (found,) = reward_function(config.rewards, config)(edits(1))
+    assert (found.score, found.failures) == (None, {"engine": 1})
+    assert "the prompt is too long" in found.trouble
 
 
 def test_a_reward_server_dies_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
