@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from edit_r1.runs.run import Run
 
+_LONGEST_WAIT = timedelta(days=1)
+"""Of one process for another: the first may save, judge a probe or wait for a reward server, longer than NCCL's 10 min.
+
+A process that is dead is not waited for: torchrun ends the others.
+"""
+
 
 @cache
 def process() -> PartialState:
@@ -27,7 +34,7 @@ def process() -> PartialState:
 
     It parts from the others when it ends, for one that just ends may abort the rest.
     """
-    here = PartialState(cpu=not torch.cuda.is_available())
+    here = PartialState(cpu=not torch.cuda.is_available(), timeout=_LONGEST_WAIT)
     atexit.register(here.destroy_process_group)
     return here
 
