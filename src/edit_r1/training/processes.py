@@ -95,6 +95,19 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def collected(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors on the CPU of the first process, and none in the others; asked of all of them at once.
+
+    A GPU that holds a part of each has no room for all of them whole: there they are made one at a time.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor.detach())
+        if process().is_main_process:
+            found[name] = full.cpu()
+    return found
+
+
 def distribute_like(tensor: Tensor, other: Tensor) -> Tensor:
     """This process's part of a whole tensor, cut as `other` is; nothing is cut where `other` is whole, or both are."""
     if isinstance(tensor, DTensor) or not isinstance(other, DTensor):
