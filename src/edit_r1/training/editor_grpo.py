@@ -43,7 +43,7 @@ from edit_r1.training.editor_rewards import (
 from edit_r1.training.editor_rollout import Draw, Part, sample_groups
 from edit_r1.training.editor_tasks import Tasks, edit_metrics, open_tasks
 from edit_r1.training.editor_update import update
-from edit_r1.training.processes import anywhere, console, device, gathered, mean_of, open_run, process
+from edit_r1.training.processes import console, device, gathered, mean_of, of_first, open_run, process
 
 __all__ = ["EditorGrpoConfig", "run", "train"]
 
@@ -73,9 +73,9 @@ def train(
             raised: dict[str, str] = {}
             if step % config.probe_every == 0 or step == config.steps:
                 metrics |= probe(editor, policy, tasks.probe, judges, config, seed)
-                raised = raise_alarms(run, step, metrics, config)
+                raised = of_first(raise_alarms(run, step, metrics, config))
             _log(run, step, metrics)
-            stopped = config.guards.stop and anywhere(bool(raised))
+            stopped = config.guards.stop and bool(raised)
             if stopped or step % config.checkpoint_every == 0 or step == config.steps:
                 _save(run, policy, step)
             if stopped:
@@ -241,11 +241,13 @@ def _save(run: Run, policy: EditorPolicy, step: int) -> None:
     tensors, state = policy.state()
     if process().is_main_process:
         save_checkpoint(run.checkpoint, tensors, {**state, "step": step})
+    process().wait_for_everyone()  # one that ends in the meantime, after an alarm, would have the first one killed
 
 
 def _unreadable(step: int, rewards: Sequence[Reward], run: Run) -> str:
     kinds = sum((Counter(reward.failures) for reward in rewards), Counter[str]())
     listed = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
+    listed += next((f"; {reward.trouble}" for reward in rewards if reward.trouble), "")
     listed = listed or "they have no checks, and `categories` asks for nothing else"
     return (
         f"none of the verifier's answers in step {step} could be read ({listed}); nothing can be learned from them. "

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from statistics import fmean
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from accelerate.utils import gather
+from accelerate.utils import broadcast_object_list, gather, gather_object
 from pydantic import BaseModel
 from rich.console import Console
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from edit_r1.runs.run import Run
+
+T = TypeVar("T")
 
 _LONGEST_WAIT = timedelta(days=1)
 """Of one process for another: the first may save, judge a probe or wait for a reward server, longer than NCCL's 10 min.
@@ -61,15 +64,16 @@ def gathered(tensor: Tensor) -> Tensor:
     return cast("Tensor", gather(tensor.to(device()))).to(tensor.device) if process().num_processes > 1 else tensor
 
 
-def anywhere(flag: bool) -> bool:
-    """Whether it is so in one of the processes."""
-    return bool(gathered(torch.tensor([flag])).any())
+def of_first(value: T) -> T:
+    """What the first process has, in all of them."""
+    return broadcast_object_list([value])[0]
 
 
 def mean_of(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The mean of every metric over the processes, which have the same names in the same order."""
-    values = torch.tensor(list(metrics.values()), dtype=torch.float64)
-    return dict(zip(metrics, gathered(values[None]).mean(0).tolist(), strict=True))
+    """The mean over the processes of every metric that all of them have."""
+    everyone: list[dict[str, float]] = gather_object([dict(metrics)])
+    shared = [name for name in metrics if all(name in each for each in everyone)]
+    return {name: fmean(each[name] for each in everyone) for name in shared}
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
