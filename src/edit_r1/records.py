@@ -25,6 +25,7 @@ FailureKind = Literal[
     "score_out_of_range",
     "empty",
     "engine",
+    "unreachable",
 ]
 
 

@@ -126,6 +126,10 @@ def test_rows_made_elsewhere_are_kept_and_not_made_again(tmp_path: Path, monkeyp
     (folder / "rows.json").write_text(json.dumps([row | {"tie_half": 0.6}]))
     collect(recipe(), out, results)
     assert json.loads(results.read_text()) == [row | {"tie_half": 0.6}]
+    other = row | {"seed": 7}  # of a recipe with other seeds
+    results.write_text(json.dumps([other]))
+    collect(recipe(), out, results)
+    assert json.loads(results.read_text()) == [row | {"tie_half": 0.6}, other]
     results.write_text("[")
     with pytest.raises(UserError, match="is damaged"):
         collect(recipe(), out, results)

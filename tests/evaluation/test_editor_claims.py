@@ -88,6 +88,14 @@ def test_rows_of_base_and_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert json.loads(results.read_text()) == rows
 
 
+def test_rows_of_other_seeds_and_arms_stay_in_the_table(tmp_path: Path) -> None:
+    """A table that was made with another recipe loses nothing when this one writes to it."""
+    results, rows = tmp_path / "editors.json", [{"arm": "gcpo", "seed": 7}, {"arm": "base", "seed": 0}]
+    results.write_text(json.dumps(rows))
+    assert Job("base", 0) not in collect(recipe(), tmp_path, results)
+    assert json.loads(results.read_text()) == [rows[1], rows[0]]
+
+
 def test_the_confirmed_share_by_hand() -> None:
     """Success from 0.3 to 0.4 and reward from 5 to 7 of 10: half of the gain of 0.2 is confirmed; a fall has none."""
     base = {"oracle_success": 0.3, "reward": 5.0}

@@ -6,7 +6,9 @@ python -m torch.distributed.run --standalone --nproc_per_node 2 editor_process.p
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from edit_r1.records import Edit
 from edit_r1.stages import EditorGrpoConfig
 from edit_r1.training import editor_grpo
 from edit_r1.training.editor_policy import EditorPolicy
-from edit_r1.training.editor_rewards import Reward
+from edit_r1.training.editor_rewards import Reward, RewardFn
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {"lora_rank": 4, "learning_rate": 1e-2, "advantages": "global"},
@@ -32,6 +34,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "height": 32,
         "width": 32,
     },
+    "sharded_lora": {"lora_rank": 4, "learning_rate": 3e-3, "shard": True},
+    "alarm": {"lora_rank": 4, "guards": {"stop": True}},
     "nft": {"lora_rank": 4, "objective": "nft", "kernel": "ode", "kl": "velocity", "learning_rate": 1e-2},
 }
 
@@ -55,9 +59,19 @@ def redness(edits: Sequence[Edit]) -> list[Reward]:
     return found
 
 
+def rising() -> RewardFn:
+    """A reward that rises from call to call, whatever the edits are: the gap to the oracle is an alarm."""
+    calls = count()
+    return lambda edits: [Reward(min(10.0, 2.0 * asked)) for asked in [next(calls)] for _ in edits]
+
+
 def run(model: Path, out: Path, kind: str, stop: int) -> None:
     """Go on with the run in `out`, if there is one, and break it off once step `stop` is saved (0: never)."""
-    save, rewards = editor_grpo._save, editor_grpo.reward_function
+    save, write, rewards = editor_grpo._save, editor_grpo.save_checkpoint, editor_grpo.reward_function
+
+    def write_slowly(*arguments: Any) -> None:
+        time.sleep(5 if kind == "alarm" and arguments[2]["step"] else 0)  # as a large checkpoint is
+        write(*arguments)
 
     def save_and_stop(run: Any, policy: EditorPolicy, step: int) -> None:
         save(run, policy, step)
@@ -66,12 +80,13 @@ def run(model: Path, out: Path, kind: str, stop: int) -> None:
             sys.stdout.write(f"parameters: {'parts' if parts else 'whole'}\n")
             raise SystemExit(0)
 
-    editor_grpo._save, editor_grpo.reward_function = save_and_stop, lambda *_: redness
+    editor_grpo._save, editor_grpo.save_checkpoint = save_and_stop, write_slowly
+    editor_grpo.reward_function = lambda *_: rising() if kind == "alarm" else redness
     arguments: dict[str, Any] = {"data": out.parent / "none", "model": model, "verifier": out, "out": out, "seed": 0}
     try:
         editor_grpo.run(settings(kind), **arguments, resume=True)
     finally:
-        editor_grpo._save, editor_grpo.reward_function = save, rewards
+        editor_grpo._save, editor_grpo.save_checkpoint, editor_grpo.reward_function = save, write, rewards
 
 
 if __name__ == "__main__":

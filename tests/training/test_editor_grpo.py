@@ -32,6 +32,7 @@ from edit_r1.training import editor_grpo
 from edit_r1.training.editor_groups import best_and_worst
 from edit_r1.training.editor_grpo import Judges, new_policy, reward_metrics, train
 from edit_r1.training.editor_policy import EditorPolicy
+from edit_r1.training.editor_probe import raise_alarms
 from edit_r1.training.editor_rewards import Reward, RewardFn
 from edit_r1.training.editor_rollout import Draw, Part, sample_groups, step_transition, velocity_fn
 from edit_r1.training.editor_tasks import Tasks, edit_metrics, looks_unchanged, open_tasks
@@ -375,6 +376,23 @@ def test_a_verifier_that_cannot_be_read_stops_the_run_and_nothing_is_lost(
     assert state["step"] == 0
 
 
+def test_a_reward_of_checks_needs_checks(pipeline_folder: Path, tasks: Tasks, tmp_path: Path) -> None:
+    """A verifier that writes the score alone can be read, but teaches nothing where the reward is its checks."""
+    config = EditorGrpoConfig.model_validate({**CONFIG.model_dump(), "categories": {}})
+    with pytest.raises(UserError, match=r"in step 1 could be read \(they have no checks, and `categories`"):
+        learn(tmp_path / "run", pipeline_folder, tasks, reward=lambda e: [Reward(5.0)] * len(e), config=config)
+
+
+def test_an_alarm_that_is_over_is_recorded_as_over(tmp_path: Path) -> None:
+    """The reward is far above the judge at step 2 and at its base's height again at step 4."""
+    run, base = Run.open(tmp_path / "run", CONFIG), {"probe_reward": 2.0, "probe_judge": 0.2, "guard_diversity": 0.1}
+    run.log(0, **base)
+    found: list[dict[str, float]] = [base | {"probe_reward": reward} for reward in (9.0, 2.0)]
+    assert list(raise_alarms(run, 2, found[0], CONFIG)) == ["gap"]
+    assert raise_alarms(run, 4, found[1], CONFIG) == {}
+    assert [(line["alarm_gap"], line["alarm_blur"], line["alarms"]) for line in found] == [(1, 0, 1), (0, 0, 0)]
+
+
 def test_editors_that_copy_raise_the_alarm_before_the_run_ends(
     pipeline_folder: Path, tasks: Tasks, tmp_path: Path
 ) -> None:
@@ -549,6 +567,7 @@ def test_run_stops_at_a_random_verifier_goes_on_with_a_readable_one_and_leaves_l
         ({"objective": "nft"}, 'set kernel = "ode"'),
         ({"objective": "guard", "kernel": "ode"}, "choose cps"),
         ({"objective": "nft", "kernel": "ode", "beta": 0.1}, 'kl = "velocity"'),
+        ({"objective": "nft", "kernel": "ode", "beta": 0, "shared_noise": True}, "all edits of a group are equal"),
         ({"rewards": ({},)}, "one of the two"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -14,29 +15,44 @@ from tests.training import editor_process
 from tests.training.tiny_editor import tiny_editor
 
 from edit_r1.errors import UserError
+from edit_r1.runs.checkpoint import load_checkpoint
 from edit_r1.runs.run import read_metrics
-from edit_r1.training import editor_grpo
+from edit_r1.training import editor_grpo, processes
 
 WEIGHTS = "model/transformer/diffusion_pytorch_model.safetensors"
 
 
-@pytest.mark.parametrize("kind", ["lora", "nft", "sharded"])
+def two_processes(model: Path, out: Path, kind: str, stop: int) -> subprocess.CompletedProcess[str]:
+    """A run of two processes, until step `stop` is saved (0: to the end)."""
+    script = Path(__file__).with_name("editor_process.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
+    return subprocess.run(
+        [*map(str, command), str(model), str(out), kind, str(stop)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("kind", ["lora", "nft", "sharded", "sharded_lora"])
 def test_two_processes_then_one_learn_what_one_learns(kind: str, tmp_path: Path) -> None:
     """Two steps on two processes, two more on one, against four on one: the weights, and what is logged.
 
     With one task each, the processes hold different numbers of readable edits; sums over them are made in another
-    order, which is all that may differ. `sharded` trains all weights, of which each process holds a part.
+    order, which is all that may differ. `sharded` trains all weights, of which each process holds a part;
+    `sharded_lora` trains LoRA in parts, which the reference switches off, and goes on with two processes.
     """
-    moved, apart, says = _both(kind, tmp_path)
-    assert says == f"parameters: {'parts' if kind == 'sharded' else 'whole'}"
+    moved, apart, says = both(kind, tmp_path)
+    assert says == f"parameters: {'parts' if kind.startswith('sharded') else 'whole'}"
     assert moved > 0.01
     assert apart < 0.005 * moved  # AdamW makes large steps of small gradients too, of their rounding as well
     for line, other in zip(read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two"), strict=True):
-        assert {name for name in line if line[name] is None} == {name for name in other if other[name] is None}
-        timeless = [name for name in line if not name.startswith("seconds_") and line[name] is not None]
-        assert [other[name] for name in timeless] == pytest.approx(
-            [line[name] for name in timeless], rel=1e-3, abs=1e-4
+        timeless = [name for name in line if not name.startswith("seconds_")]
+        got, expected = (
+            [math.nan if each[name] is None else each[name] for name in timeless] for each in (other, line)
         )
+        assert got == pytest.approx(expected, rel=1e-3, abs=1e-4, nan_ok=True)
 
 
 def test_sharded_adapters_over_frozen_weights_in_bfloat16(tmp_path: Path) -> None:
@@ -44,27 +60,21 @@ def test_sharded_adapters_over_frozen_weights_in_bfloat16(tmp_path: Path) -> Non
 
     bfloat16 rounds otherwise when it sums in another order, and AdamW makes that larger: a twentieth of the way.
     """
-    moved, apart, says = _both("recipe", tmp_path)
+    moved, apart, says = both("recipe", tmp_path)
     assert says == "parameters: parts"
     assert moved > 0.01
     assert apart < 0.05 * moved
 
 
-def _both(kind: str, tmp_path: Path) -> tuple[float, float, str]:
+def both(kind: str, tmp_path: Path) -> tuple[float, float, str]:
     """How far the weights of one process moved, how far those of two are from them, and what the two said."""
     model = tiny_editor(tmp_path / "editor")
-    script = Path(__file__).with_name("editor_process.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
-    done = subprocess.run(
-        [*map(str, command), str(model), str(tmp_path / "two"), kind, "2"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = two_processes(model, tmp_path / "two", kind, 2)
     assert done.returncode == 0, done.stderr[-3000:]
     [says] = set(done.stdout.split("\n")) - {""}
     torch.manual_seed(5)
+    if kind == "sharded_lora":
+        assert two_processes(model, tmp_path / "two", kind, 0).returncode == 0
     for name in ("two", "one"):
         editor_process.run(model, tmp_path / name, kind, 0)
     base = load_file(model / WEIGHTS.removeprefix("model/"))
@@ -74,6 +84,34 @@ def _both(kind: str, tmp_path: Path) -> tuple[float, float, str]:
         for first, second in ((one, base), (one, two))
     )
     return moved, apart, says
+
+
+def test_an_alarm_ends_both_processes_once_the_checkpoint_is_whole(tmp_path: Path) -> None:
+    """The second process has nothing to write; if it ended at once, torchrun would end the first, which still does."""
+    done = two_processes(tiny_editor(tmp_path / "editor"), tmp_path / "two", "alarm", 0)
+    assert done.returncode != 0
+    assert load_checkpoint(tmp_path / "two/checkpoint/state.safetensors")[1]["step"] == 2
+    assert "UserError: stopped at step 2, for the editor seems to exploit its reward (gap" in done.stderr
+    assert "its reward ()" not in done.stderr  # the second knows why, too
+
+
+def test_a_metric_that_one_process_lacks_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oracle may know all tasks of one process and not those of another: there is no mean then."""
+    other = {"noop_rate": 0.5}
+    monkeypatch.setattr(processes, "gather_object", lambda mine: [*mine, other])
+    assert processes.mean_of({"noop_rate": 0.0, "oracle_success": 1.0}) == {"noop_rate": 0.25}
+    assert processes.mean_of({"noop_rate": 1.0}) == {"noop_rate": 0.75}
+
+
+def test_only_the_first_process_holds_what_it_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {"a": torch.ones(2, requires_grad=True)}
+    assert processes.collected(tensors)["a"].tolist() == [1.0, 1.0]
+
+    class Second:
+        is_main_process = False
+
+    monkeypatch.setattr(processes, "process", Second)
+    assert processes.collected(tensors) == {}
 
 
 def test_tasks_that_cannot_be_shared_are_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:

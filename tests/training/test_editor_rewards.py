@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from tests.verifier.chat_server import Server, answer
+from tests.verifier.chat_server import Server, answer, serving
 
 from edit_r1.errors import UserError
 from edit_r1.records import Check, Edit, EditTask, Failure, Principle, Provenance, Verdict
@@ -35,7 +36,7 @@ ASKED = (
     Principle("is it sharp ?", "quality"),
 )
 UNKNOWN = Provenance("", "", "", "", 0)
-SILENT = Reward(None, failures={"engine": 1})
+SILENT = Reward(None, failures={"unreachable": 1}, trouble="ConnectError")
 
 
 def checks(*met: bool) -> list[Check]:
@@ -83,14 +84,26 @@ def test_a_silent_server_is_asked_again_with_growing_pauses() -> None:
 def test_a_server_that_stays_away_stops_the_run() -> None:
     """Pauses of 2, 4, 8 and 16 seconds make 30, which is past 20."""
     pauses: list[float] = []
-    with pytest.raises(UserError, match="has not answered for 30 s; start it again and go on with --resume"):
+    with pytest.raises(
+        UserError, match=r"has not answered for 30 s \(ConnectError\); start it again and go on with --resume"
+    ):
         patient(lambda _: [SILENT], 20.0, pauses.append)(edits(1))
     assert pauses == [2.0, 4.0, 8.0, 16.0]
 
 
 def test_what_cannot_be_read_is_not_waited_for() -> None:
-    unread = Reward(None, failures={"engine": 1, "no_score": 1})
+    unread = Reward(None, failures={"unreachable": 1, "no_score": 1})
     assert patient(lambda _: [unread], 100.0, lambda _: pytest.fail("waited"))(edits(1)) == [unread]
+
+
+def test_what_a_server_refuses_is_a_failure_and_not_waited_for() -> None:
+    """Over HTTP, with one edit: a refusal comes back however often it is asked, and the run would never go on."""
+    with serving(lambda *_: (400, "the prompt is too long")) as server:
+        endpoint = {"base_url": server.url, "model": "judge", "retries": 0}
+        config = EditorGrpoConfig.model_validate({"rewards": ({"endpoint": endpoint},), "patience": 0})
+        (found,) = reward_function(config.rewards, config)(edits(1))
+    assert (found.score, found.failures) == (None, {"engine": 1})
+    assert "the prompt is too long" in found.trouble
 
 
 def test_a_reward_server_dies_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,10 +154,23 @@ def test_verification_overlaps_the_sampling_of_the_next_part() -> None:
     assert [reward.score for reward in rewards] == [3.0, 3.0, 3.0]
 
 
-def test_an_error_while_verifying_is_not_swallowed() -> None:
-    def broken(_: Sequence[Edit]) -> list[Reward]:
-        raise UserError("away")
+def test_an_error_while_verifying_is_not_swallowed_and_the_rest_is_not_asked() -> None:
+    """The first part's error comes once all four are queued; at most the second is begun before it is heard of."""
+    sampled, asked = threading.Event(), list[int]()
+
+    def parts() -> Iterator[Part]:
+        yield from (part(count) for count in (1, 2, 3, 4))
+        sampled.set()
+
+    def broken(found: Sequence[Edit]) -> list[Reward]:
+        asked.append(len(found))
+        if len(found) == 1:
+            assert sampled.wait(30)
+            raise UserError("away")
+        time.sleep(0.2)  # a server that is waited for
+        return [SILENT] * len(found)
 
     with pytest.raises(UserError, match="away"):
-        verify(iter([part(1), part(1)]), broken, overlap=True)
+        verify(parts(), broken, overlap=True)
+    assert asked in ([1], [1, 2])
     assert math.isnan(float(reward_tensor([SILENT], 1, EditorGrpoConfig())))

@@ -111,7 +111,7 @@ def test_always_broken_is_a_failure_for_every_sample() -> None:
     assert len(pauses) == 2
     for completion in found[0]:
         assert completion.failure is not None
-        assert completion.failure.kind == "engine"
+        assert completion.failure.kind == "unreachable"
         assert "500" in completion.failure.text
         assert "out of memory" in completion.failure.text
 
@@ -122,6 +122,7 @@ def test_refusals_are_not_tried_again(status: int) -> None:
         found, pauses = ask(server.url)
     assert len(server.requests) == 1
     assert pauses == []
+    assert found[0][0].failure.kind == "engine"
     assert "no such model" in found[0][0].failure.text
 
 
@@ -175,7 +176,7 @@ def test_dead_server() -> None:
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
         found, pauses = ask(url, prompts=20, n=2, retries=3, concurrency=2)
     assert [len(samples) for samples in found] == [2] * 20
-    assert {c.failure.kind for samples in found for c in samples} == {"engine"}
+    assert {c.failure.kind for samples in found for c in samples} == {"unreachable"}
     assert "ConnectError" in found[0][0].failure.text
     assert len(pauses) <= 2 * 3  # once the first prompts have waited in vain, the others do not
 

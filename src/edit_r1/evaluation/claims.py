@@ -288,5 +288,6 @@ def collect(recipe: ClaimsRecipe, out: Path, results: Path) -> list[Job]:
         file = job.folder(out, noise) / "rows.json"
         if file.exists():
             found[job] = json.loads(file.read_text())
-    write_rows(results, [row for job in jobs for row in found.get(job, [])])
+    others = [job for job in found if job not in jobs]  # of other seeds or noises than this recipe's
+    write_rows(results, [row for job in (*jobs, *others) for row in found.get(job, [])])
     return [job for job in jobs if job not in found]

@@ -130,12 +130,13 @@ def run(
 
 
 def collect(recipe: EditorClaimsRecipe, out: Path, results: Path) -> list[Job]:
-    """Write every row there is to `results`, those that it has included; returns the jobs that have none."""
+    """Write every row there is to `results`, those that it has included; returns the jobs of the plan without one."""
     found = {Job(row["arm"], row["seed"]): row for row in read_rows(results)}
     jobs = plan(recipe)
     for job in jobs:
         file = out / job.arm / f"seed{job.seed}" / "row.json"
         if file.exists():
             found[job] = json.loads(file.read_text())
-    write_rows(results, [found[job] for job in jobs if job in found])
+    others = [row for job, row in found.items() if job not in jobs]  # of other seeds or arms than this recipe's
+    write_rows(results, [*(found[job] for job in jobs if job in found), *others])
     return [job for job in jobs if job not in found]

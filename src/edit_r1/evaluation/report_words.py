@@ -57,7 +57,8 @@ FAILURE_MEANINGS = {
     "several_scores": "gives more than one score",
     "bad_answer": "answers neither yes nor no",
     "empty": "says nothing",
-    "engine": "the model did not answer",
+    "engine": "the model could not answer",
+    "unreachable": "the model's server did not answer",
 }
 
 STAGE_TITLES = {

@@ -147,6 +147,10 @@ class EditorGrpoConfig(Config):
                 'objective "nft" learns from finished images, which noise in the sampling only spoils: '
                 'set kernel = "ode"'
             )
+        if self.objective == "nft" and self.shared_noise:
+            raise ValueError(
+                'objective "nft" samples without noise in the steps: with shared_noise all edits of a group are equal'
+            )
         if self.objective != "nft" and self.kernel == "ode":
             raise ValueError(
                 f'objective "{self.objective}" needs log-probabilities, and the kernel ode has none: '

@@ -43,7 +43,7 @@ from edit_r1.training.editor_rewards import (
 from edit_r1.training.editor_rollout import Draw, Part, sample_groups
 from edit_r1.training.editor_tasks import Tasks, edit_metrics, open_tasks
 from edit_r1.training.editor_update import update
-from edit_r1.training.processes import anywhere, console, device, gathered, mean_of, open_run, process
+from edit_r1.training.processes import console, device, gathered, mean_of, of_first, open_run, process
 
 __all__ = ["EditorGrpoConfig", "run", "train"]
 
@@ -73,9 +73,9 @@ def train(
             raised: dict[str, str] = {}
             if step % config.probe_every == 0 or step == config.steps:
                 metrics |= probe(editor, policy, tasks.probe, judges, config, seed)
-                raised = raise_alarms(run, step, metrics, config)
+                raised = of_first(raise_alarms(run, step, metrics, config))
             _log(run, step, metrics)
-            stopped = config.guards.stop and anywhere(bool(raised))
+            stopped = config.guards.stop and bool(raised)
             if stopped or step % config.checkpoint_every == 0 or step == config.steps:
                 _save(run, policy, step)
             if stopped:
@@ -108,8 +108,6 @@ def _one_step(
         )
     everyone = gathered(reward_tensor(rewards, config.group_size, config).transpose(0, 1)).transpose(0, 1)
     scores_PG = gathered(scores(rewards).view(-1, config.group_size))
-    if bool(scores_PG.isnan().all()):
-        raise UserError(_unreadable(draw.step, rewards, run))
     found = advantages(
         everyone,
         component_weights(config),
@@ -117,6 +115,8 @@ def _one_step(
         clip=config.advantage_clip,
         eps=config.advantage_eps,
     )
+    if not bool(found.readable.any()):
+        raise UserError(_unreadable(draw.step, rewards, run))
     own = slice(share.start, share.stop)
     learned: dict[str, float] = {}
     try:
@@ -241,11 +241,14 @@ def _save(run: Run, policy: EditorPolicy, step: int) -> None:
     tensors, state = policy.state()
     if process().is_main_process:
         save_checkpoint(run.checkpoint, tensors, {**state, "step": step})
+    process().wait_for_everyone()  # one that ends in the meantime, after an alarm, would have the first one killed
 
 
 def _unreadable(step: int, rewards: Sequence[Reward], run: Run) -> str:
     kinds = sum((Counter(reward.failures) for reward in rewards), Counter[str]())
     listed = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
+    listed += next((f"; {reward.trouble}" for reward in rewards if reward.trouble), "")
+    listed = listed or "they have no checks, and `categories` asks for nothing else"
     return (
         f"none of the verifier's answers in step {step} could be read ({listed}); nothing can be learned from them. "
         f"See that it is a trained verifier and that `template` is its own; the last checkpoint is {run.checkpoint}"
@@ -256,7 +259,7 @@ def _hacked(step: int, raised: Mapping[str, str], run: Run) -> str:
     reasons = "; ".join(f"{name}: {sentence}" for name, sentence in raised.items())
     return (
         f"stopped at step {step}, for the editor seems to exploit its reward ({reasons}); the checkpoint is in "
-        f"{run.checkpoint}. See groups/ for the pictures; guards.stop = false goes on in spite of alarms"
+        f"{run.checkpoint}. See groups/ for the pictures; --resume goes on to the next alarm"
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edit_r1.editors.base import Editor
 from edit_r1.files import disk_errors
 from edit_r1.runs.checkpoint import Json, flatten_state, unflatten_state
-from edit_r1.training.processes import distribute_like, shard, sum_gradients, whole
+from edit_r1.training.processes import collected, distribute_like, shard, sum_gradients, whole
 
 _ADAPTER = "default"
 
@@ -113,28 +113,30 @@ class EditorPolicy:
         self.optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Json]]:
-        """Whole tensors and JSON for a checkpoint: weights, running mean, optimiser. Asked of every process at once."""
-        tensors: dict[str, Tensor] = {
-            f"policy.{name}": parameter.detach() for name, parameter in self.parameters.items()
-        }
+        """Whole tensors (in the first process) and JSON for a checkpoint: weights, running mean, optimiser.
+
+        Asked of every process at once.
+        """
+        tensors: dict[str, Tensor] = {f"policy.{name}": parameter for name, parameter in self.parameters.items()}
         tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.items()}
         moments, skeleton = flatten_state(self.optimizer.state_dict(), "optimizer")
-        whole_ones = {name: whole(tensor) for name, tensor in (tensors | moments).items()}
-        return whole_ones, {"optimizer": skeleton, "updates": self.updates}
+        return collected(tensors | moments), {"optimizer": skeleton, "updates": self.updates}
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Json]) -> None:
         """Go on from what `state` returned; both mappings may hold more."""
         self._assign({name: tensors[f"policy.{name}"] for name in self.parameters})
         for name, tensor in self.ema.items():
             tensor.copy_(distribute_like(tensors[f"ema.{name}"], tensor))
-        self.optimizer.load_state_dict(unflatten_state(tensors, state["optimizer"]))
-        for parameter, moments in self.optimizer.state.items():
+        optimizer = unflatten_state(tensors, state["optimizer"])
+        for index, parameter in enumerate(self.parameters.values()):  # cut before they go to a GPU
+            moments = optimizer["state"].get(index, {})
             moments.update({k: distribute_like(v, parameter) for k, v in moments.items() if v.shape == parameter.shape})
+        self.optimizer.load_state_dict(optimizer)
         self.updates = int(state["updates"])
 
     def average(self) -> dict[str, Tensor]:
-        """The mean weights, whole, on the CPU. Asked of every process at once."""
-        return {name: whole(tensor).detach().cpu() for name, tensor in self.ema.items()}
+        """The mean weights, whole, on the CPU of the first process. Asked of every process at once."""
+        return collected(self.ema)
 
     def save_lora(self, pipeline: Any, folder: Path) -> None:
         """Write the trained weights as diffusers' `load_lora_weights` reads them, for a pipeline of the editor's kind.

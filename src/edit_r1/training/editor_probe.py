@@ -17,7 +17,7 @@ from edit_r1.images import to_array
 from edit_r1.records import Edit, EditTask
 from edit_r1.runs.progress import notice
 from edit_r1.runs.run import Run
-from edit_r1.stages import EditorGrpoConfig
+from edit_r1.stages import EditorGrpoConfig, GuardsConfig
 from edit_r1.training.editor_guards import alarms, diversity, image_metrics
 from edit_r1.training.editor_policy import EditorPolicy
 from edit_r1.training.editor_rewards import Reward, RewardFn
@@ -52,7 +52,8 @@ def probe(
 def raise_alarms(run: Run, step: int, metrics: dict[str, float], config: EditorGrpoConfig) -> dict[str, str]:
     """Compare the probe in `metrics` with the base's, in the run's first line; only the first process does.
 
-    Every alarm is said, put into `metrics` as `alarm_NAME` = 1, counted in `alarms`, and returned with its sentence.
+    Every alarm is said, and returned with its sentence. `metrics` gets `alarm_NAME` (1 or 0) of every guard, and
+    `alarms`, how many are 1.
     """
     if not process().is_main_process:
         return {}
@@ -62,7 +63,7 @@ def raise_alarms(run: Run, step: int, metrics: dict[str, float], config: EditorG
     found = alarms(metrics | {"probe_guard_diversity": metrics["guard_diversity"]}, lines[0] | diverse, config.guards)
     for name, sentence in found.items():
         notice(f"alarm at step {step}, {name}: {sentence}")
-        metrics[f"alarm_{name}"] = 1.0
+    metrics |= {f"alarm_{name}": float(name in found) for name in GuardsConfig.model_fields if name != "stop"}
     metrics["alarms"] = float(len(found))
     return found
 

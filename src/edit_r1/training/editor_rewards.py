@@ -36,11 +36,13 @@ class Reward:
         score: in [0, 10]; None where the verifier cannot be read.
         categories: share of the checks met, in [0, 1], for each category that was asked about.
         failures: why traces could not be read, by kind.
+        trouble: what the engine said of a trace that it did not write; empty where it wrote all.
     """
 
     score: float | None
     categories: Mapping[str, float] = field(default_factory=dict[str, float])
     failures: Mapping[str, int] = field(default_factory=dict[str, int])
+    trouble: str = ""
 
 
 RewardFn = Callable[[Sequence[Edit]], list[Reward]]
@@ -54,8 +56,13 @@ def reward_of(judgement: Judgement) -> Reward:
         category: [float(c.met) for v in verdicts for c in v.checks if c.principle.category == category]
         for category in CATEGORIES
     }
-    failures = Counter(verdict.kind for verdict in judgement.verdicts if isinstance(verdict, Failure))
-    return Reward(judgement.score, {category: fmean(checks) for category, checks in met.items() if checks}, failures)
+    unread = [verdict for verdict in judgement.verdicts if isinstance(verdict, Failure)]
+    return Reward(
+        judgement.score,
+        {category: fmean(checks) for category, checks in met.items() if checks},
+        Counter(failure.kind for failure in unread),
+        next((failure.text for failure in unread if failure.kind in ("engine", "unreachable")), ""),
+    )
 
 
 def weighted(rewards: Sequence[Sequence[Reward]], weights: Sequence[float]) -> list[Reward]:
@@ -80,7 +87,8 @@ def weighted(rewards: Sequence[Sequence[Reward]], weights: Sequence[float]) -> l
         }
         failures = sum((Counter(reward.failures) for reward in several), Counter[str]())
         readable = len(scores) == len(several)
-        found.append(Reward(mean(scores) if readable else None, categories if readable else {}, failures))
+        trouble = next((reward.trouble for reward in several if reward.trouble), "")
+        found.append(Reward(mean(scores) if readable else None, categories if readable else {}, failures, trouble))
     return found
 
 
@@ -147,7 +155,7 @@ def _verifier(source: RewardConfig, config: EditorGrpoConfig) -> Verifier:
 
 
 def patient(reward: RewardFn, patience: float, sleep: Callable[[float], None] = time.sleep) -> RewardFn:
-    """Ask again, with growing pauses, while a server answers nothing at all; one edit without an answer is a failure.
+    """Ask again, with growing pauses, while a server answers nothing at all; what it refuses to answer is a failure.
 
     Raises:
         UserError: it has not answered for `patience` seconds.
@@ -158,10 +166,10 @@ def patient(reward: RewardFn, patience: float, sleep: Callable[[float], None] = 
         while _silent(found := reward(edits)):
             if waited >= patience:
                 raise UserError(
-                    f"the reward server has not answered for {waited:.0f} s; start it again and go on with --resume "
-                    "(editor_grpo.patience says how long to wait)"
+                    f"the reward server has not answered for {waited:.0f} s ({found[0].trouble}); start it again and "
+                    "go on with --resume (editor_grpo.patience says how long to wait)"
                 )
-            notice(f"the reward server does not answer; asking again in {pause:.0f} s")
+            notice(f"the reward server does not answer ({found[0].trouble}); asking again in {pause:.0f} s")
             sleep(pause)
             waited, pause = waited + pause, min(2 * pause, _LONGEST_PAUSE)
         return found
@@ -170,22 +178,25 @@ def patient(reward: RewardFn, patience: float, sleep: Callable[[float], None] = 
 
 
 def _silent(rewards: Sequence[Reward]) -> bool:
-    """Whether no trace came back from the engine."""
-    return all(reward.score is None and set(reward.failures) == {"engine"} for reward in rewards)
+    return all(reward.score is None and set(reward.failures) == {"unreachable"} for reward in rewards)
 
 
 def verify(parts: Iterable[Part], reward: RewardFn, *, overlap: bool) -> tuple[list[Part], list[Reward]]:
     """The parts of a rollout with their rewards, in order.
 
     With `overlap` a part is verified in another thread while the next one is sampled; else all are verified together
-    once they are sampled.
+    once they are sampled. After an error, or Ctrl-C, nothing more is asked.
     """
     if not overlap:
         done = list(parts)
         return done, reward([edit for part in done for edit in part.edits])
     done, asked = [], list[Future[list[Reward]]]()
     with ThreadPoolExecutor(1) as pool:
-        for part in parts:
-            done.append(part)
-            asked.append(pool.submit(reward, part.edits))
-        return done, [found for future in asked for found in future.result()]
+        try:
+            for part in parts:
+                done.append(part)
+                asked.append(pool.submit(reward, part.edits))
+            return done, [found for future in asked for found in future.result()]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # else every part would wait for a dead server in its turn
+            raise

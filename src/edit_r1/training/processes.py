@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from statistics import fmean
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from accelerate.utils import gather
+from accelerate.utils import broadcast_object_list, gather, gather_object
 from pydantic import BaseModel
 from rich.console import Console
 from torch import Tensor, nn
@@ -20,6 +22,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from edit_r1.runs.run import Run
 
+T = TypeVar("T")
+
+_LONGEST_WAIT = timedelta(days=1)
+"""Of one process for another: the first may save, judge a probe or wait for a reward server, longer than NCCL's 10 min.
+
+A process that is dead is not waited for: torchrun ends the others.
+"""
+
 
 @cache
 def process() -> PartialState:
@@ -27,7 +37,7 @@ def process() -> PartialState:
 
     It parts from the others when it ends, for one that just ends may abort the rest.
     """
-    here = PartialState(cpu=not torch.cuda.is_available())
+    here = PartialState(cpu=not torch.cuda.is_available(), timeout=_LONGEST_WAIT)
     atexit.register(here.destroy_process_group)
     return here
 
@@ -54,15 +64,16 @@ def gathered(tensor: Tensor) -> Tensor:
     return cast("Tensor", gather(tensor.to(device()))).to(tensor.device) if process().num_processes > 1 else tensor
 
 
-def anywhere(flag: bool) -> bool:
-    """Whether it is so in one of the processes."""
-    return bool(gathered(torch.tensor([flag])).any())
+def of_first(value: T) -> T:
+    """What the first process has, in all of them."""
+    return broadcast_object_list([value])[0]
 
 
 def mean_of(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The mean of every metric over the processes, which have the same names in the same order."""
-    values = torch.tensor(list(metrics.values()), dtype=torch.float64)
-    return dict(zip(metrics, gathered(values[None]).mean(0).tolist(), strict=True))
+    """The mean over the processes of every metric that all of them have."""
+    everyone: list[dict[str, float]] = gather_object([dict(metrics)])
+    shared = [name for name in metrics if all(name in each for each in everyone)]
+    return {name: fmean(each[name] for each in everyone) for name in shared}
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -86,6 +97,19 @@ def shard(transformer: nn.Module) -> None:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor put together from the parts that the processes hold; one that is no such stays as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def collected(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors on the CPU of the first process, and none in the others; asked of all of them at once.
+
+    A GPU that holds a part of each has no room for all of them whole: there they are made one at a time.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor.detach())
+        if process().is_main_process:
+            found[name] = full.cpu()
+    return found
 
 
 def distribute_like(tensor: Tensor, other: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 Images travel as base64 PNG data URLs. Requests run in parallel up to `concurrency`. Busy or broken servers (408, 429,
 5xx, time-outs, lost connections) are asked again a bounded number of times with growing pauses; after that the prompt's
-completions carry a `Failure("engine", ...)` and the others go on.
+completions carry a `Failure("unreachable", ...)` and the others go on. What is refused, withheld or malformed is a
+`Failure("engine", ...)` at once: asking again would not mend it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import httpx
 from PIL.Image import Image
 
 from edit_r1.errors import UserError
+from edit_r1.records import Failure
 from edit_r1.verifier.engines.base import Completion, no_answer
 from edit_r1.verifier.engines.score_tokens import distribution, written_value
 from edit_r1.verifier.markers import SCORE_OPEN
@@ -123,13 +125,13 @@ class OpenAIEngine:
         while len(completions) < n:
             missing = n - len(completions)
             choices = self._post({**request, "n": missing, "seed": seed + len(completions)})
-            if isinstance(choices, str):
-                completions.extend([no_answer(choices)] * missing)
+            if isinstance(choices, Failure):
+                completions.extend([Completion(text="", finished=False, failure=choices)] * missing)
             else:
                 completions.extend(_completion(choice) for choice in choices[:missing])
         return completions
 
-    def _post(self, payload: JSON) -> list[JSON] | str:
+    def _post(self, payload: JSON) -> list[JSON] | Failure:
         """The choices of one request (at least one), or why there are none."""
         message = ""
         for attempt in range(self._retries + 1):
@@ -139,21 +141,22 @@ class OpenAIEngine:
                 message = f"no answer from {self._client.base_url}: {type(error).__name__} {error}".strip()
                 pause = None
             except httpx.HTTPError as error:
-                return f"the request to {self._client.base_url} failed: {type(error).__name__} {error}"
+                message = f"the request to {self._client.base_url} failed: {type(error).__name__} {error}"
+                return Failure("engine", message)
             else:
                 self._down.clear()
                 if response.status_code == _OK:
                     return _choices(response)
                 message = f"status {response.status_code} from {self._client.base_url}: {response.text[:200]}"
                 if response.status_code not in _BUSY and response.status_code < 500:
-                    return message
+                    return Failure("engine", message)
                 pause = _retry_after(response)
             if self._down.is_set() or attempt == self._retries:
                 break
             self._sleep(min(_MAX_PAUSE, pause if pause is not None else self._backoff * 2**attempt))
         if message.startswith("no answer"):
             self._down.set()
-        return message
+        return Failure("unreachable", message)
 
 
 def _headers(api_key_env: str | None) -> dict[str, str]:
@@ -185,14 +188,14 @@ def _retry_after(response: httpx.Response) -> float | None:
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
-def _choices(response: httpx.Response) -> list[JSON] | str:
+def _choices(response: httpx.Response) -> list[JSON] | Failure:
     try:
         body = cast(object, response.json())
     except ValueError:
-        return f"the answer is not JSON: {response.text[:200]}"
+        return Failure("engine", f"the answer is not JSON: {response.text[:200]}")
     choices = _entry(body, "choices")
     if not isinstance(choices, list) or not choices:
-        return f"the answer has no choices: {response.text[:200]}"
+        return Failure("engine", f"the answer has no choices: {response.text[:200]}")
     return cast("list[JSON]", choices)
 
 
