@@ -49,7 +49,9 @@ def say_what_parameters_are() -> None:
     original = Trainer.training_step
 
     def step(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
-        print("parameters:", sorted({type(p).__name__ for p in model.parameters()}), flush=True)  # noqa: T201
+        kinds = sorted({type(p).__name__ for p in model.parameters()})
+        sys.stdout.write(f"parameters: {kinds}\n")  # in one piece, for the other process writes too
+        sys.stdout.flush()
         return original(self, model, *args, **kwargs)
 
     Trainer.training_step = step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,18 @@ import torch
 from diffusers import FluxKontextPipeline  # pyright: ignore[reportPrivateImportUsage]
 from PIL import Image
 from safetensors.torch import load_file
+from tests.training.tiny_editor import tiny_editor
 from tests.training.tiny_run import tiny_verifier
 from typer.testing import CliRunner, Result
 
 from edit_r1 import assets
 from edit_r1.cli.main import app
 from edit_r1.config import Config
-from edit_r1.editors.tiny import TinyEditorSize, build_tiny_kontext
+from edit_r1.records import Edit
 from edit_r1.runs.run import Run
+from edit_r1.training import editor_grpo
+from edit_r1.training.editor_rewards import Reward
 from edit_r1.training.model_card import model_card
-from edit_r1.world.words import vocabulary
-
-SIZE = TinyEditorSize(
-    width=32, head_dim=16, double_blocks=1, single_blocks=1, text_width=16, t5_layers=1, vae_channels=(8, 8, 8)
-)
 
 
 class Settings(Config):
@@ -40,28 +39,21 @@ def command(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of the real command; the random verifier writes nothing readable, so B stays 0."""
+    """A finished run of the real command; rewards are scripted, for a random verifier writes nothing readable."""
     folder = tmp_path_factory.mktemp("run")
     with torch.random.fork_rng():
-        torch.manual_seed(0)
-        pipeline: Any = build_tiny_kontext(SIZE, vocabulary())
         verifier = tiny_verifier(folder)
-    pipeline.vae.register_to_config(shift_factor=0.0, scaling_factor=1.0)
-    pipeline.save_pretrained(folder / "base")
-    given: list[object] = [
-        "--model",
-        folder / "base",
-        "--verifier",
-        verifier,
-        "--data",
-        folder,
-        "--out",
-        folder / "run",
-    ]
-    sets = ("steps=1", "max_tokens=4", "probe_tasks=2")
-    result = command("editor", "grpo", "--preset", "smoke", *given, *(part for s in sets for part in ("--set", s)))
+    places = {"model": tiny_editor(folder / "base"), "verifier": verifier, "data": folder, "out": folder / "run"}
+    given = [part for name, place in places.items() for part in (f"--{name}", place)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(editor_grpo, "reward_function", lambda *_: rising)
+        result = command("editor", "grpo", "--preset", "smoke", *given, "--set", "steps=1", "--set", "probe_tasks=2")
     assert result.exit_code == 0, result.output
     return folder / "run"
+
+
+def rising(edits: Sequence[Edit]) -> list[Reward]:
+    return [Reward(float(index % 10)) for index in range(len(edits))]
 
 
 def invented(folder: Path, *lines: dict[str, float], model: str = "None", done: bool = True) -> Run:
@@ -183,11 +175,15 @@ def test_exports_hold_the_weights_of_the_run(trained: Path, tmp_path: Path) -> N
         assert copied == names | {"README.md"}
         assert all((tmp_path / kind / name).read_bytes() == (source / name).read_bytes() for name in names)
     lora = load_file(tmp_path / "lora/pytorch_lora_weights.safetensors")
-    assert all(not tensor.any() for name, tensor in lora.items() if "lora_B" in name)  # nothing was learnt
-    stock: Any = FluxKontextPipeline.from_pretrained(tmp_path / "merged")
+    assert any(tensor.any() for name, tensor in lora.items() if "lora_B" in name)  # something was learnt
+    merged: Any = FluxKontextPipeline.from_pretrained(tmp_path / "merged")
     base: Any = FluxKontextPipeline.from_pretrained(trained.parent / "base")
+    base.load_lora_weights(str(tmp_path / "lora"))
+    base.fuse_lora()
+    base.unload_lora_weights()
     state = base.transformer.state_dict()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in stock.transformer.state_dict().items())
+    for name, tensor in merged.transformer.state_dict().items():
+        torch.testing.assert_close(tensor, state[name], rtol=1e-5, atol=1e-6)
 
 
 def refusal(*arguments: object) -> str:
