@@ -12,7 +12,6 @@ from torch import Tensor
 
 from edit_r1.editors.base import edit, rollout, to_pil
 from edit_r1.editors.kontext import KontextEditor
-from edit_r1.flow.kernels import flow_sde
 from edit_r1.records import EditTask
 
 STEPS = 3
@@ -134,22 +133,6 @@ def test_lora_starts_as_the_base_and_reaches_every_block(tasks: list[EditTask]) 
         assert any(f".{target}.lora_A" in f".{name}" for name in adapted), target
     blocks = {".".join(name.split(".")[:2]) for name in adapted if "blocks" in name}
     assert len(blocks) == 2 + 4
-
-
-def test_sde_rollout_records_its_log_probs(editor: KontextEditor, tasks: list[EditTask]) -> None:
-    trajectory = rollout(
-        editor,
-        editor.encode(tasks),
-        start(editor, 3),
-        STEPS,
-        kernel=flow_sde,
-        noise_level=0.7,
-        generator=torch.Generator().manual_seed(2),
-        sde_steps=[0, 1],
-    )
-    assert trajectory.latents.shape == (STEPS + 1, 3, 64, 16)
-    assert trajectory.log_probs.shape == (2, 3)
-    assert trajectory.log_probs.isfinite().all()
 
 
 def test_edits_do_not_depend_on_the_batch_size(editor: KontextEditor, tasks: list[EditTask]) -> None:

@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from edit_r1.flow.kernels import Kernel, ode
 from edit_r1.flow.sampling import Trajectory, sample
 from edit_r1.records import EditTask
 
@@ -92,27 +91,9 @@ class Editor(Protocol):
         ...
 
 
-def rollout(
-    editor: Editor,
-    conditioning: Conditioning,
-    latents: Tensor,
-    steps: int,
-    *,
-    kernel: Kernel = ode,
-    noise_level: float = 0.0,
-    generator: torch.Generator | None = None,
-    sde_steps: Sequence[int] | None = None,
-) -> Trajectory:
-    """Sample one edit per row of the conditioning from starting latents [B, L, D]; see `flow.sampling.sample`."""
-    return sample(
-        lambda x, sigma: editor.velocity(x, sigma, conditioning),
-        latents,
-        editor.sigmas(steps),
-        kernel,
-        noise_level,
-        generator,
-        sde_steps=sde_steps,
-    )
+def rollout(editor: Editor, conditioning: Conditioning, latents: Tensor, steps: int) -> Trajectory:
+    """Sample deterministically, one edit per row of the conditioning, from starting latents [B, L, D]."""
+    return sample(lambda x, sigma: editor.velocity(x, sigma, conditioning), latents, editor.sigmas(steps))
 
 
 @torch.no_grad()

@@ -58,7 +58,6 @@ def sample(
     *,
     sde_steps: Collection[int] | None = None,
     reduction: Reduction = "mean",
-    callback: Callable[[int, Tensor], None] | None = None,
 ) -> Trajectory:
     """Sample from `x` at sigmas[0] down to sigmas[-1], without gradients; training recomputes its log-probabilities.
 
@@ -72,7 +71,6 @@ def sample(
             serves every device.
         sde_steps: indices of the stochastic steps, e.g. `range(1, 4)`; None means every step.
         reduction: of the log-probabilities, see `gaussian`.
-        callback: called after each step with its index and the new latents.
 
     Returns:
         The trajectory; deterministic steps have no row in `log_probs`.
@@ -93,8 +91,6 @@ def sample(
             log_probs.append(log_prob(x, transition, reduction)[None])
             means.append(transition.mean[None])
         latents.append(x)
-        if callback is not None:
-            callback(i, x)
     return Trajectory(torch.stack(latents), sigmas, steps, torch.cat(log_probs), torch.cat(means))
 
 
