@@ -153,3 +153,19 @@ def test_the_same_editor_twice_makes_the_same_edits(tmp_path: Path, scripted: No
     example = json.loads((tmp_path / "e/editor.json").read_text())["examples"][0]
     images = [(tmp_path / "e" / example["edits"][stage]["image"]).read_bytes() for stage in ("base", "grpo")]
     assert images[0] == images[1]
+
+
+def test_a_verifier_that_is_not_asked_about_principles_says_nothing_of_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its trace is a score alone; the examples have no checks, whatever the oracle knows."""
+    blunt = Verifier(ScriptedEngine(lambda *_: "<score> 7.0 </score>"), checklist=False)
+    monkeypatch.setattr(evaluation, "load_verifier", lambda *_args, **_kwargs: blunt)
+    monkeypatch.setattr(evaluation, "load_editor", FakeEditor)
+    monkeypatch.setattr(evaluation, "edit", fake_edit)
+    Run.open(tmp_path / "world", WorldConfig())
+    places: dict[str, Any] = {"data": tmp_path / "world", "models": {"base": tmp_path / "copy"}, "verifier": tmp_path}
+    found = evaluation.evaluate(CONFIG, **places, out=tmp_path / "out", seed=0, resume=False, checklist=False)
+    assert found["base"]["reward"] == 7.0
+    shown = json.loads((tmp_path / "out/editor.json").read_text())["examples"]
+    assert [example["edits"]["base"]["checks"] for example in shown] == [[]] * CONFIG.examples

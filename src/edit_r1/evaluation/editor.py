@@ -210,6 +210,7 @@ def _said(sample: Sample) -> dict[str, Any]:
     """The verifier's score and its first readable checks, each beside the truth."""
     readable = (verdict for verdict in sample.judgement.verdicts if not isinstance(verdict, Failure))
     verdict = next(readable, None)
+    said = verdict.checks if verdict else ()  # a verifier that is not asked about principles says nothing of them
     checks = [
         {
             "question": check.principle.question,
@@ -218,7 +219,7 @@ def _said(sample: Sample) -> dict[str, Any]:
             "reason": check.reason,
             "truth": finding.met,
         }
-        for check, finding in zip(verdict.checks if verdict else (), sample.truth.findings, strict=verdict is not None)
+        for check, finding in zip(said, sample.truth.findings, strict=bool(said))
     ]
     return {"score": sample.judgement.score, "success": sample.truth.success, "checks": checks}
 
