@@ -26,6 +26,10 @@ from edit_r1.cli.options import (
 )
 from edit_r1.errors import UserError
 
+Seeds = Annotated[str | None, typer.Option("--seeds", metavar="LIST", help="Only these seeds, as in 0,1.")]
+Arms = Annotated[str | None, typer.Option("--arms", metavar="LIST", help="Only these arms, as in base,gcpo.")]
+Missing = Annotated[bool, typer.Option("--missing", help="Make nothing; print what is missing.")]
+
 app = typer.Typer(no_args_is_help=True, help="Measure a verifier or an editor on held-out data.")
 
 
@@ -217,12 +221,10 @@ def claims(
     results: Annotated[
         Path, typer.Option("--results", metavar="FILE", help="The table of every result so far, as JSON.")
     ] = Path("results/verifier_claims.json"),
-    seeds: Annotated[str | None, typer.Option("--seeds", metavar="LIST", help="Only these seeds, as in 0,1.")] = None,
-    arms: Annotated[
-        str | None, typer.Option("--arms", metavar="LIST", help="Only these arms, as in cold_start,gcpo.")
-    ] = None,
+    seeds: Seeds = None,
+    arms: Arms = None,
     sizes: Annotated[str | None, typer.Option("--sizes", metavar="LIST", help="Only these sizes, as in s,m.")] = None,
-    missing: Annotated[bool, typer.Option("--missing", help="Make nothing; print what is missing.")] = False,
+    missing: Missing = False,
 ) -> None:
     """Compare the verifier with what it claims to be better than: arms, sizes and seeds (paper, claims 1 to 4).
 
@@ -268,9 +270,9 @@ def editor_claims(
     results: Annotated[
         Path, typer.Option("--results", metavar="FILE", help="The table of every result so far, as JSON.")
     ] = Path("results/editor_claims.json"),
-    seeds: Annotated[str | None, typer.Option("--seeds", metavar="LIST", help="Only these seeds, as in 0,1.")] = None,
-    arms: Annotated[str | None, typer.Option("--arms", metavar="LIST", help="Only these, as in base,gcpo.")] = None,
-    missing: Annotated[bool, typer.Option("--missing", help="Make nothing; print what is missing.")] = False,
+    seeds: Seeds = None,
+    arms: Arms = None,
+    missing: Missing = False,
 ) -> None:
     """Compare editors that different verifiers have trained, and in different ways (paper, claims 5 and 6).
 

@@ -13,18 +13,11 @@ import torch
 from torch import Tensor
 
 from edit_r1.editors.base import Conditioning
-from edit_r1.editors.pipeline import PipelineEditor
+from edit_r1.editors.pipeline import ATTENTION, PipelineEditor
 from edit_r1.records import EditTask
 
 LORA_TARGETS: tuple[str, ...] = (
-    "attn.to_q",
-    "attn.to_k",
-    "attn.to_v",
-    "attn.to_out.0",
-    "attn.add_q_proj",
-    "attn.add_k_proj",
-    "attn.add_v_proj",
-    "attn.to_add_out",
+    *ATTENTION,
     "ff.net.0.proj",
     "ff.net.2",
     "ff_context.net.0.proj",

@@ -23,6 +23,18 @@ from edit_r1.files import TEMPORARY_SUFFIX, disk_errors
 from edit_r1.flow.schedule import dynamic_mu, flow_sigmas
 from edit_r1.records import EditTask
 
+ATTENTION: tuple[str, ...] = (
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+)
+"""The linear layers of a joint attention of image and text, as diffusers calls them."""
+
 _TRAIN_TIMESTEPS = 1000  # what the pipelines multiply noise levels by, and divide by again
 
 

@@ -22,19 +22,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from edit_r1.editors.base import Conditioning
-from edit_r1.editors.pipeline import PipelineEditor
+from edit_r1.editors.pipeline import ATTENTION, PipelineEditor
 from edit_r1.errors import UserError
 from edit_r1.records import EditTask
 
 LORA_TARGETS: tuple[str, ...] = (
-    "attn.to_q",
-    "attn.to_k",
-    "attn.to_v",
-    "attn.to_out.0",
-    "attn.add_q_proj",
-    "attn.add_k_proj",
-    "attn.add_v_proj",
-    "attn.to_add_out",
+    *ATTENTION,
     "img_mlp.net.0.proj",
     "img_mlp.net.2",
     "txt_mlp.net.0.proj",
