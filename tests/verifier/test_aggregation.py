@@ -12,6 +12,7 @@ from edit_r1.errors import UserError
 from edit_r1.records import Check, Principle, PrincipleCategory, Provenance, Verdict
 from edit_r1.verifier.aggregation import (
     AGGREGATES,
+    confident,
     expected,
     find_aggregate,
     min_geomean,
@@ -19,6 +20,7 @@ from edit_r1.verifier.aggregation import (
     reduce_scores,
     weighted,
 )
+from edit_r1.verifier.engines.base import Completion
 
 PROVENANCE = Provenance("m", "r", "h", "{}", 64)
 Row = tuple[PrincipleCategory, float, bool]
@@ -34,59 +36,80 @@ def verdict(*rows: Row, score: float = 6.0) -> Verdict:
 MIXED = verdict(("follow", 3, True), ("follow", 1, False), ("keep", 2, True), ("keep", 2, False), ("quality", 1, True))
 
 
+def probable(scores: dict[float, float] | None = None, log_prob: float | None = None) -> Completion:
+    return Completion("", finished=True, score_probs=scores, log_prob=log_prob)
+
+
 def test_model_is_the_traces_own_score() -> None:
-    assert model(MIXED) == 6.0
+    assert model(MIXED, probable()) == 6.0
 
 
 def test_weighted() -> None:
     """Met weight 3 + 2 + 1 = 6 of 9."""
-    assert weighted(MIXED) == pytest.approx(60 / 9)
+    assert weighted(MIXED, probable()) == pytest.approx(60 / 9)
 
 
 def test_min_geomean() -> None:
     """Follow 3/4, keep 2/4, quality 1: 10 sqrt(min(3/4, 1/2) * 1) = 10 sqrt(1/2)."""
-    assert min_geomean(MIXED) == pytest.approx(10 * math.sqrt(0.5))
+    assert min_geomean(MIXED, probable()) == pytest.approx(10 * math.sqrt(0.5))
 
 
 def test_min_geomean_one_side_at_zero_is_zero() -> None:
-    assert min_geomean(verdict(("follow", 1, False), ("keep", 1, True), ("quality", 1, True))) == 0
-    assert min_geomean(verdict(("follow", 1, True), ("keep", 1, True), ("quality", 1, False))) == 0
+    assert min_geomean(verdict(("follow", 1, False), ("keep", 1, True), ("quality", 1, True)), probable()) == 0
+    assert min_geomean(verdict(("follow", 1, True), ("keep", 1, True), ("quality", 1, False)), probable()) == 0
 
 
 def test_min_geomean_leaves_out_a_side_without_principles() -> None:
     """Without quality: 10 * min(1/2, 1). With quality alone: 10 * 1/4."""
-    assert min_geomean(verdict(("follow", 1, True), ("follow", 1, False), ("keep", 1, True))) == pytest.approx(5)
-    assert min_geomean(verdict(("quality", 1, True), ("quality", 3, False))) == pytest.approx(2.5)
+    assert min_geomean(
+        verdict(("follow", 1, True), ("follow", 1, False), ("keep", 1, True)), probable()
+    ) == pytest.approx(5)
+    assert min_geomean(verdict(("quality", 1, True), ("quality", 3, False)), probable()) == pytest.approx(2.5)
 
 
 def test_no_checks_no_aggregate() -> None:
     for aggregate in (weighted, min_geomean):
         with pytest.raises(ValueError, match="no checks"):
-            aggregate(verdict())
+            aggregate(verdict(), probable())
         with pytest.raises(ValueError, match="no checks"):
-            aggregate(verdict(("follow", 0, True)))
+            aggregate(verdict(("follow", 0, True)), probable())
     with pytest.raises(ValueError, match="negative"):
-        weighted(verdict(("follow", 1, True), ("keep", -1, True)))
+        weighted(verdict(("follow", 1, True), ("keep", -1, True)), probable())
 
 
 def test_expected() -> None:
     """0.1 * 4 + 0.4 * 8 over the 0.5 that lies within [0, 10]: 3.6 / 0.5."""
-    assert expected(MIXED, {4.0: 0.1, 8.0: 0.4, 11.0: 0.5}) == pytest.approx(7.2)
+    assert expected(MIXED, probable({4.0: 0.1, 8.0: 0.4, 11.0: 0.5})) == pytest.approx(7.2)
 
 
 def test_expected_without_probabilities_is_the_written_score() -> None:
-    assert expected(MIXED) == expected(MIXED, {}) == expected(MIXED, {3.0: 0.0}) == 6.0
-    assert expected(MIXED, {3.0: math.nan}) == 6.0
+    assert expected(MIXED, probable()) == expected(MIXED, probable({})) == expected(MIXED, probable({3.0: 0.0})) == 6.0
+    assert expected(MIXED, probable({3.0: math.nan})) == 6.0
+
+
+def test_confident() -> None:
+    """6 * 0.25; a rounding error above a probability of 1 counts as 1."""
+    assert confident(MIXED, probable(log_prob=math.log(0.25))) == pytest.approx(1.5)
+    assert confident(MIXED, probable(log_prob=1e-6)) == 6.0
+
+
+def test_confident_without_probabilities_is_no_guess() -> None:
+    with pytest.raises(UserError, match="no log-probabilities"):
+        confident(MIXED, probable())
 
 
 CATEGORIES: tuple[PrincipleCategory, ...] = ("follow", "keep", "quality")
 ROWS = st.lists(st.tuples(st.sampled_from(CATEGORIES), st.floats(0.01, 100), st.booleans()), min_size=1, max_size=8)
 
 
-@given(ROWS, st.floats(0, 10), st.dictionaries(st.floats(0, 12), st.floats(0, 1), max_size=6))
-def test_every_aggregate_is_on_the_scale(rows: list[Row], score: float, probs: dict[float, float]) -> None:
+@given(
+    ROWS, st.floats(0, 10), st.dictionaries(st.floats(0, 12), st.floats(0, 1), max_size=6), st.floats(max_value=0.01)
+)
+def test_every_aggregate_is_on_the_scale(
+    rows: list[Row], score: float, probs: dict[float, float], log_prob: float
+) -> None:
     for aggregate in AGGREGATES.values():
-        assert 0.0 <= aggregate(verdict(*rows, score=score), probs) <= 10.0
+        assert 0.0 <= aggregate(verdict(*rows, score=score), probable(probs, log_prob)) <= 10.0
 
 
 @given(ROWS, st.integers(0, 7))
@@ -95,7 +118,7 @@ def test_meeting_one_more_principle_never_costs(rows: list[Row], index: int) -> 
     category, weight, _ = rows[index % len(rows)]
     better[index % len(rows)] = (category, weight, True)
     for aggregate in (weighted, min_geomean):
-        assert aggregate(verdict(*better)) >= aggregate(verdict(*rows)) - 1e-12
+        assert aggregate(verdict(*better), probable()) >= aggregate(verdict(*rows), probable()) - 1e-12
 
 
 def test_unknown_aggregate() -> None:

@@ -222,7 +222,7 @@ def steps(*tokens: str | tuple[str, dict[str, float]]) -> dict[str, Any]:
 def probs_of(*tokens: str | tuple[str, dict[str, float]]) -> Any:
     text = "".join(entry if isinstance(entry, str) else entry[0] for entry in tokens)
     with serving(lambda r, k: (200, {"choices": [choice(text, logprobs=steps(*tokens))]})) as server:
-        found, _ = ask(server.url, score_probs=True)
+        found, _ = ask(server.url, probabilities=True)
     assert server.requests[0]["logprobs"] is True
     assert server.requests[0]["top_logprobs"] == 20
     return found[0][0].score_probs
@@ -233,6 +233,16 @@ def test_score_probabilities_of_whole_numbers() -> None:
     at_score = ("7", {"7": 0.6, " 8": 0.2, "seven": 0.2})
     probs = probs_of("<score> ", ("9", {"9": 1.0}), " </score> no: ", "<sc", "ore", ">", " ", at_score, " </score>")
     assert probs == pytest.approx({7.0: 0.75, 8.0: 0.25})
+
+
+def test_log_probability_of_a_text() -> None:
+    """0.5 * 0.25 * 1; a token without a number makes it unknown, as does a server that gives none."""
+    written = steps(("[1] ", {"[1] ": 0.5}), ("=> yes ", {"=> yes ": 0.25}), "<score> 7 </score>")
+    torn = {"content": [{"token": "[1] "}, *written["content"][1:]]}
+    for logprobs, known in ((written, math.log(0.125)), (torn, None), (None, None)):
+        with serving(lambda r, k, found=logprobs: (200, {"choices": [choice("text", logprobs=found)]})) as server:
+            (completion,) = ask(server.url, probabilities=True)[0][0]
+        assert completion.log_prob == (known if known is None else pytest.approx(known))
 
 
 def test_score_probabilities_of_first_digits() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from PIL import Image
 
 from edit_r1.records import Edit, EditTask, Principle
-from edit_r1.verifier.engines.transformers_engine import TransformersEngine
+from edit_r1.verifier.engines.base import Completion
+from edit_r1.verifier.engines.transformers_engine import TransformersEngine, chat_message
 from edit_r1.verifier.prompting import Prompt
 from edit_r1.verifier.tiny import TinySize, build_processor, build_tiny_qwen
 from edit_r1.verifier.verifier import Verifier
@@ -178,7 +180,7 @@ def test_score_probabilities(tiny: tuple[Any, Any]) -> None:
     ids = processor.tokenizer.convert_tokens_to_ids
     written = [ids(w) for w in ("[1]", "=>", "yes", "\n", "<score>", "7.5", "</score>", "<|im_end|>")]
     rest = {ids("7.5"): 0.9999, ids("3.0"): 2 / 3 * 1e-4, ids("red"): 1 / 3 * 1e-4}
-    engine = TransformersEngine(model, processor, score_probs=True)
+    engine = TransformersEngine(model, processor, probabilities=True)
     with forced(model, written, {5: rest}):
         (completion,) = engine.generate(PROMPTS[:1], n=1, seed=0, max_tokens=10, temperature=0.0)[0]
     assert completion.text == "[1] => yes \n <score> 7.5 </score>"
@@ -197,10 +199,55 @@ def test_score_probabilities(tiny: tuple[Any, Any]) -> None:
     assert judgement.score == pytest.approx(0.6 * 7.5 + 0.4 * 2.5)
 
 
+class Recording(TransformersEngine):
+    """Keeps the tokens of every answer, without what comes after the end."""
+
+    def _completion(self, row: list[int], seen: Any, log_prob: float | None) -> Completion:
+        length = next((i for i, token in enumerate(row) if token in self._end_ids()), len(row))
+        self.rows = [*getattr(self, "rows", []), row[:length]]
+        return super()._completion(row, seen, log_prob)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_log_probability_of_a_text(tiny: tuple[Any, Any], temperature: float) -> None:
+    """Summed while it is written, it is what one forward pass over prompt and text says, whatever the temperature."""
+    model, processor = tiny
+    engine = Recording(model, processor, probabilities=True)
+    samples = engine.generate(PROMPTS[:1], n=6, seed=3, max_tokens=12, temperature=temperature)[0]
+    chat = processor.apply_chat_template([chat_message(PROMPTS[0])], add_generation_prompt=True, tokenize=False)
+    inputs = processor(text=[chat], images=[list(PROMPTS[0].images)], return_tensors="pt")
+    written = zip(samples, engine.rows * (6 // len(engine.rows)), strict=True)
+    plain = [(completion, row) for completion, row in written if model.config.image_token_id not in row]
+    assert len(plain) > 2  # a random model also writes tokens that a forward pass takes for pictures
+    for completion, row in plain:
+        tokens = torch.tensor([row])
+        more = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "mm_token_type_ids": 0 * tokens}
+        whole = {key: torch.cat([value, more[key]], 1) if key in more else value for key, value in inputs.items()}
+        with torch.no_grad():
+            logits = model(**whole, logits_to_keep=len(row) + 1).logits[:, :-1]
+        each = logits.log_softmax(-1).gather(2, tokens[..., None])[0, :, 0]
+        seen = each if completion.finished else each[:-1]  # the last token of a text that was cut off is not seen
+        assert completion.log_prob == pytest.approx(seen.sum().item(), rel=1e-3, abs=1e-3)
+    (other,) = TransformersEngine(model, processor).generate(PROMPTS[:1], n=1, seed=3, max_tokens=2, temperature=0)[0]
+    assert other.log_prob is None
+
+
+def test_log_probability_ends_with_the_text(tiny: tuple[Any, Any]) -> None:
+    """Two words of probability 0.6 and 0.7; the end's own 0.8 and whatever follows it do not count."""
+    model, processor = tiny
+    yes, no, end = processor.tokenizer.convert_tokens_to_ids(["yes", "no", "<|im_end|>"])
+    engine = TransformersEngine(model, processor, probabilities=True)
+    rest = {0: {yes: 0.6, no: 0.4}, 1: {yes: 0.7, no: 0.3}, 2: {end: 0.8, no: 0.2}}
+    with forced(model, [yes, yes, end], rest):
+        (completion,) = engine.generate(PROMPTS[:1], n=1, seed=0, max_tokens=6, temperature=0.0)[0]
+    assert completion.finished
+    assert completion.log_prob == pytest.approx(math.log(0.42))
+
+
 def test_no_score_no_probabilities(tiny: tuple[Any, Any]) -> None:
     model, processor = tiny
     ids = processor.tokenizer.convert_tokens_to_ids
-    engine = TransformersEngine(model, processor, score_probs=True)
+    engine = TransformersEngine(model, processor, probabilities=True)
     for written in (["yes", "<|im_end|>"], ["<score>", "<|im_end|>"], ["<score>", "red", "<|im_end|>"]):
         with forced(model, [ids(word) for word in written]):
             (completion,) = engine.generate(PROMPTS[:1], n=1, seed=0, max_tokens=6, temperature=0.0)[0]

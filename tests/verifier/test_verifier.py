@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -70,11 +72,13 @@ def test_a_cut_right_after_the_score_is_readable_and_rambling_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("aggregate", "score"), [("model", 5.0), ("weighted", 7.5), ("min_geomean", 0.0), ("expected", 6.5)]
+    ("aggregate", "score"),
+    [("model", 5.0), ("weighted", 7.5), ("min_geomean", 0.0), ("expected", 6.5), ("confident", 1.0)],
 )
 def test_aggregates(aggregate: str, score: float) -> None:
-    """Follow (weight 3) met, quality (weight 1) not: 10 * 3/4; sqrt(1 * 0); 0.25 * 5 + 0.75 * 7."""
-    answer = Completion(trace(5, True, False), finished=True, score_probs={5.0: 0.25, 7.0: 0.75})
+    """Follow (weight 3) met, quality (weight 1) not: 10 * 3/4; sqrt(1 * 0); 0.25 * 5 + 0.75 * 7; 5 * 0.2."""
+    probabilities: dict[str, Any] = {"score_probs": {5.0: 0.25, 7.0: 0.75}, "log_prob": math.log(0.2)}
+    answer = Completion(trace(5, True, False), finished=True, **probabilities)
     judgement = Verifier(ScriptedEngine([answer]), aggregate=aggregate).score([edit()], traces=1)[0]
     assert judgement.score == pytest.approx(score)
 

@@ -84,7 +84,8 @@ def edit_best_of(
             verifier is given.
         count: how many candidates, N.
         steps: sampling steps of the editor.
-        traces: traces of the verifier per candidate: one is greedy, as in the editor's training; several are sampled.
+        traces: traces of the verifier per candidate: one is greedy, with the aggregation `confident`, under which edits
+            hardly tie; several are sampled.
         seed: of the first candidate and of the traces.
 
     Raises:
@@ -95,7 +96,8 @@ def edit_best_of(
     folder = demo_verifier(verifier, "--verifier") if judged else None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_editor(editor or assets.EDITOR).to(device)
-    judge = load_verifier(folder, temperature=0.0 if traces == 1 else 1.0) if folder is not None else None
+    greedy: dict[str, Any] = {"temperature": 0.0, "aggregate": "confident"} if traces == 1 else {}
+    judge = load_verifier(folder, **greedy) if folder is not None else None
     edits = make_candidates(model, task, count, steps, seed)
     if judge is None:
         return BestOf(tuple(edits), (), 0)

@@ -184,4 +184,5 @@ def _judge(folder: Path, config: BestOfConfig) -> Verifier:
         temperature=config.temperature,
         max_tokens=config.max_tokens,
         batch_size=config.batch,
+        aggregate=config.aggregate,
     )

@@ -15,6 +15,8 @@ TRACES = "traces"
 """The data set of kept texts: the folder that `edit-r1 verifier traces` writes into its own."""
 
 
+Aggregation = Literal["model", "weighted", "min_geomean", "expected", "confident"]
+"""How a trace becomes a number: `verifier.aggregation`."""
 Measured = Literal["test", "val"]
 """What a loop may be measured on: `val` while settings are chosen, `test` for what is reported."""
 

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from edit_r1.config import Config
-from edit_r1.stages.data import EndpointConfig
+from edit_r1.stages.data import Aggregation, EndpointConfig
 from edit_r1.stages.guards import GuardsConfig
 
 
@@ -108,6 +108,8 @@ class EditorGrpoConfig(Config):
     template: str = "compact"
     traces: int = Field(default=1, gt=0)
     """Traces of the verifier per edit; the reward is the mean score of those that can be read."""
+    aggregate: Aggregation = "model"
+    """How a trace becomes a number; `confident` also tells edits of equal score apart (docs/editor_grpo.md)."""
     temperature: float = Field(default=0.0, ge=0)
     """Of the traces. One greedy trace tells more of an edit than several sampled ones (LOG.md)."""
     max_tokens: int = Field(default=160, gt=0)

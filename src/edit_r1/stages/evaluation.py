@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from edit_r1.config import Config
-from edit_r1.stages.data import Measured
+from edit_r1.stages.data import Aggregation, Measured
 
 
 class EvaluateConfig(Config):
@@ -69,6 +69,7 @@ class BestOfConfig(Config):
     """Sampling steps of the editor."""
     template: Literal["compact", "verify"] = "compact"
     traces: int = Field(default=1, gt=0)
+    aggregate: Aggregation = "confident"
     temperature: float = Field(default=0.0, ge=0)
     max_tokens: int = Field(default=160, gt=0)
     batch: int = Field(default=128, gt=0)

@@ -19,6 +19,7 @@ from edit_r1.records import Edit, Failure, PrincipleCategory, Verdict
 from edit_r1.runs.progress import notice
 from edit_r1.stages import EditorGrpoConfig, RewardConfig
 from edit_r1.training.editor_rollout import Part
+from edit_r1.verifier.aggregation import PROBABILISTIC
 from edit_r1.verifier.decomposers import GrammarDecomposer
 from edit_r1.verifier.engines.openai_engine import OpenAIEngine
 from edit_r1.verifier.local import load_verifier
@@ -130,6 +131,7 @@ def one_reward(source: RewardConfig, config: EditorGrpoConfig) -> RewardFn:
 def _verifier(source: RewardConfig, config: EditorGrpoConfig) -> Verifier:
     settings: dict[str, Any] = {
         "template": config.template,
+        "aggregate": config.aggregate,
         "temperature": config.temperature,
         "max_tokens": config.max_tokens,
     }
@@ -150,6 +152,7 @@ def _verifier(source: RewardConfig, config: EditorGrpoConfig) -> Verifier:
         concurrency=server.concurrency,
         retries=server.retries,
         timeout=server.timeout,
+        probabilities=config.aggregate in PROBABILISTIC,
     )
     return Verifier(engine, **settings, decomposer=GrammarDecomposer(), checklist=source.checklist)
 

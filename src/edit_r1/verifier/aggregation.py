@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edit_r1.errors import UserError
 from edit_r1.records import PrincipleCategory, Verdict
+from edit_r1.verifier.engines.base import Completion
 
-ScoreProbs = Mapping[float, float]
-"""Probability of each score that the verifier could have written where it wrote its score."""
-
-Aggregate = Callable[[Verdict, ScoreProbs | None], float]
+Aggregate = Callable[[Verdict, Completion], float]
+"""From a verdict, and the completion that it was read from, to a score in [0, 10]."""
 
 
-def model(verdict: Verdict, score_probs: ScoreProbs | None = None) -> float:
+def model(verdict: Verdict, completion: Completion) -> float:
     """The trace's own score, as in the paper."""
     return verdict.score
 
 
-def weighted(verdict: Verdict, score_probs: ScoreProbs | None = None) -> float:
+def weighted(verdict: Verdict, completion: Completion) -> float:
     """10 * sum of the weights of met principles / sum of all weights.
 
     Raises:
@@ -35,7 +34,7 @@ def weighted(verdict: Verdict, score_probs: ScoreProbs | None = None) -> float:
     return 10.0 * _share_met(verdict, None)
 
 
-def min_geomean(verdict: Verdict, score_probs: ScoreProbs | None = None) -> float:
+def min_geomean(verdict: Verdict, completion: Completion) -> float:
     """10 * sqrt(min(follow, keep) * quality), where each is the weighted share of met principles of its category.
 
     In the spirit of EditScore's sqrt(min SC * min PQ): following and keeping are the two semantic scores, of which the
@@ -55,13 +54,13 @@ def min_geomean(verdict: Verdict, score_probs: ScoreProbs | None = None) -> floa
     return 10.0 * math.prod(sides) ** (1.0 / len(sides))
 
 
-def expected(verdict: Verdict, score_probs: ScoreProbs | None = None) -> float:
+def expected(verdict: Verdict, completion: Completion) -> float:
     """Expectation of the score over the probabilities of the score tokens, given the reasoning of this trace.
 
     Probabilities outside [0, 10] are left out and the rest is divided by its sum. Without probabilities (the engine
     does not give them) it is the trace's own score: one draw from that distribution, so an unbiased estimate of it.
     """
-    inside = {value: p for value, p in (score_probs or {}).items() if 0.0 <= value <= 10.0 and p > 0.0}
+    inside = {value: p for value, p in (completion.score_probs or {}).items() if 0.0 <= value <= 10.0 and p > 0.0}
     total = math.fsum(inside.values())
     if not math.isfinite(total) or total <= 0.0:
         return verdict.score
@@ -69,12 +68,33 @@ def expected(verdict: Verdict, score_probs: ScoreProbs | None = None) -> float:
     return min(10.0, max(0.0, mean))
 
 
+def confident(verdict: Verdict, completion: Completion) -> float:
+    """The trace's own score times the probability of the trace, at temperature 1: a score discounted by doubt.
+
+    It is what the expectation over all traces has from this one alone. Pictures in which the verifier is not sure what
+    it sees earn less than clear ones with the same score. For traces of a fixed form, where every word is evidence;
+    in free prose the choice of words makes any trace improbable.
+
+    Raises:
+        UserError: the engine does not give probabilities.
+    """
+    if completion.log_prob is None:
+        raise UserError(
+            "the verifier's engine gives no log-probabilities, which the aggregation 'confident' needs; "
+            "choose another one, such as 'model'"
+        )
+    return verdict.score * math.exp(min(0.0, completion.log_prob))
+
+
 AGGREGATES: dict[str, Aggregate] = {
     "model": model,
     "weighted": weighted,
     "min_geomean": min_geomean,
     "expected": expected,
+    "confident": confident,
 }
+PROBABILISTIC = ("expected", "confident")
+"""Aggregations that need an engine which was asked for probabilities."""
 
 
 def find_aggregate(name: str) -> Aggregate:

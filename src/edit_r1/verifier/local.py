@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from edit_r1.verifier.aggregation import PROBABILISTIC
 from edit_r1.verifier.decomposers import Decomposer
 from edit_r1.verifier.engines.transformers_engine import TransformersEngine
 from edit_r1.verifier.tiny import load_verifier_model
@@ -36,7 +37,7 @@ def load_verifier(
         processor,
         name=str(folder),
         batch_size=batch_size,
-        score_probs=aggregate == "expected",
+        probabilities=aggregate in PROBABILISTIC,
     )
     return Verifier(
         engine,

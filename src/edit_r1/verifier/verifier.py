@@ -46,8 +46,8 @@ class Verifier:
     Args:
         engine: the model.
         template: prompt file, `compact` (tiny models) or `verify` (real VLMs).
-        aggregate: `model` (the trace's own score, as the paper), `weighted`, `min_geomean` or `expected`. For
-            `expected` the engine must be built with `score_probs=True`; else it equals `model`.
+        aggregate: `model` (the trace's own score, as the paper), `weighted`, `min_geomean`, `expected` or `confident`.
+            For the last two the engine must be built with `probabilities=True`.
         temperature: of the sampling; 0 is greedy, and then all traces of an edit are alike.
         max_tokens: longest trace.
         decomposer: asked for the principles of tasks that bring none; once per (picture, instruction) and call. Wrap it
@@ -160,7 +160,7 @@ class Verifier:
         provenance = self.provenance(edit, traces, seed)
         verdicts = tuple(read_completion(completion, principles, provenance) for completion in completions)
         scores = tuple(
-            None if isinstance(verdict, Failure) else self._aggregate(verdict, completion.score_probs)
+            None if isinstance(verdict, Failure) else self._aggregate(verdict, completion)
             for verdict, completion in zip(verdicts, completions, strict=True)
         )
         reduced = reduce_scores(scores)

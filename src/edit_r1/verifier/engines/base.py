@@ -17,13 +17,17 @@ class Completion:
     Attributes:
         text: what it wrote, without the prompt and without special tokens.
         finished: it ended by itself and was not cut off at `max_tokens`.
-        score_probs: probabilities of the scores where the score stands, if the engine was asked for them and saw one.
+        score_probs: probabilities of the scores where the score stands, if the engine was asked for probabilities and
+            saw a score.
+        log_prob: natural logarithm of the probability of `text` at temperature 1, without its end, if the engine was
+            asked for probabilities.
         failure: set when there is no answer (a dead server, a prompt that cannot be encoded); `text` is then empty.
     """
 
     text: str
     finished: bool
     score_probs: Mapping[float, float] | None = None
+    log_prob: float | None = None
     failure: Failure | None = None
 
 

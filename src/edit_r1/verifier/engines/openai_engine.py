@@ -46,7 +46,9 @@ class OpenAIEngine:
         api_key_env: name of the environment variable that holds the key; None sends no key. The key itself is never
             stored in records, messages or configuration.
         revision: what the user knows of the deployment; kept in the provenance.
-        score_probs: ask for log-probabilities and fill `Completion.score_probs` (for the `expected` aggregation).
+        probabilities: ask for log-probabilities and fill `Completion.score_probs` and `Completion.log_prob` (for the
+            aggregations `expected` and `confident`). vLLM gives them before temperature; a server that gives them after
+            it is to be asked at temperature 1.
         concurrency: requests in flight at once.
         retries: further tries after the first.
         backoff: seconds before the first further try; doubles each time, up to 30 s; `Retry-After` is obeyed.
@@ -66,7 +68,7 @@ class OpenAIEngine:
         *,
         api_key_env: str | None = None,
         revision: str = "",
-        score_probs: bool = False,
+        probabilities: bool = False,
         concurrency: int = 8,
         retries: int = 4,
         backoff: float = 0.5,
@@ -79,7 +81,7 @@ class OpenAIEngine:
             raise UserError(f"{base_url!r} is no address of an API: write it as http://host:port/v1")
         self.name = model
         self.revision = revision
-        self._score_probs = score_probs
+        self._probabilities = probabilities
         self._concurrency = max(1, concurrency)
         self._retries = max(0, retries)
         self._backoff = backoff
@@ -109,7 +111,7 @@ class OpenAIEngine:
         if not prompts or n < 1:
             return [[] for _ in prompts]
         settings: JSON = {"model": self.name, "max_tokens": max_tokens, "temperature": temperature}
-        if self._score_probs:
+        if self._probabilities:
             settings = {**settings, "logprobs": True, "top_logprobs": _TOP_LOGPROBS}
 
         def answer(prompt: Prompt) -> list[Completion]:
@@ -210,7 +212,11 @@ def _completion(choice: object) -> Completion:
     if message is None or reason == "content_filter":
         return no_answer("the server withheld the answer" if reason == "content_filter" else "a choice has no message")
     text = _text(_entry(message, "content"))
-    return Completion(text=text, finished=reason != "length", score_probs=_score_probs(choice))
+    steps = _entry(_entry(choice, "logprobs"), "content")
+    known = cast("list[object]", steps) if isinstance(steps, list) else []
+    return Completion(
+        text=text, finished=reason != "length", score_probs=_score_probs(known), log_prob=_log_prob(known)
+    )
 
 
 def _text(content: object) -> str:
@@ -219,12 +225,16 @@ def _text(content: object) -> str:
     return "".join(part for part in parts if isinstance(part, str)).encode(errors="replace").decode()
 
 
-def _score_probs(choice: object) -> dict[float, float] | None:
+def _log_prob(steps: Sequence[object]) -> float | None:
+    """Log-probability of the whole text; None where a token has none."""
+    found = [_entry(step, "logprob") for step in steps]
+    numbers = [float(value) for value in found if isinstance(value, int | float)]
+    return math.fsum(numbers) if numbers and len(numbers) == len(found) else None
+
+
+def _score_probs(steps: Sequence[object]) -> dict[float, float] | None:
     """Read the log-probabilities of the first token with any text after the last `<score>`."""
-    steps = _entry(_entry(choice, "logprobs"), "content")
-    if not isinstance(steps, list):
-        return None
-    tokens = [(_text(_entry(step, "token")), step) for step in cast("list[object]", steps)]
+    tokens = [(_text(_entry(step, "token")), step) for step in steps]
     written = "".join(token for token, _ in tokens)
     tags = list(SCORE_OPEN.finditer(written))
     position = 0

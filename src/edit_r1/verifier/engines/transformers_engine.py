@@ -8,16 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessorList
 
 from edit_r1.errors import UserError
 from edit_r1.verifier.engines.base import Completion, no_answer
-from edit_r1.verifier.engines.score_tokens import distribution, token_value, written_value
-from edit_r1.verifier.markers import SCORE_OPEN
+from edit_r1.verifier.engines.watches import ScoreTokens, ScoreWatch, TextWatch
 from edit_r1.verifier.prompting import Prompt
-
-_TAIL = 12
-"""Tokens looked back at to find a `<score>` tag: real tokenizers split it, the tiny one does not."""
 
 
 class TransformersEngine:
@@ -33,8 +29,8 @@ class TransformersEngine:
         name: model id for the provenance; by default the path that the model was loaded from.
         revision: commit or version of the weights.
         batch_size: rows (prompts x samples) generated at once. Part of what a seed means: another size, other samples.
-        score_probs: fill `Completion.score_probs` (for the `expected` aggregation): softmax over the number tokens of
-            the logits at the place of the last score, before temperature.
+        probabilities: fill `Completion.score_probs` and `Completion.log_prob`, for the aggregations `expected` and
+            `confident`; before temperature.
     """
 
     def __init__(
@@ -45,7 +41,7 @@ class TransformersEngine:
         name: str | None = None,
         revision: str = "",
         batch_size: int = 64,
-        score_probs: bool = False,
+        probabilities: bool = False,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: it must be at least 1")
@@ -55,7 +51,7 @@ class TransformersEngine:
         self._processor = processor
         self._tokenizer: Any = processor.tokenizer
         self._batch_size = batch_size
-        self._score_tokens = _ScoreTokens(self._tokenizer) if score_probs else None
+        self._score_tokens = ScoreTokens(self._tokenizer) if probabilities else None
 
     def generate(
         self, prompts: Sequence[Prompt], *, n: int, seed: int, max_tokens: int, temperature: float
@@ -105,16 +101,22 @@ class TransformersEngine:
 
     def _sample(self, inputs: Any, n: int, max_tokens: int, temperature: float) -> list[list[Completion]]:
         width = inputs["input_ids"].shape[1]
-        watch = _ScoreWatch(self._score_tokens, width) if self._score_tokens is not None else None
+        score, text = None, None
+        if self._score_tokens is not None:
+            score, text = ScoreWatch(self._score_tokens, width), TextWatch(self._end_ids(), width)
         prompt_of = torch.arange(len(inputs["input_ids"]), device=self._model.device).repeat_interleave(n)
         with torch.no_grad():
             tokens: Tensor = self._model.generate(
                 **(prefilled(self._model, inputs, prompt_of) if n > 1 else inputs),
                 generation_config=self._settings(max_tokens, temperature),
-                logits_processor=LogitsProcessorList([watch] if watch is not None else []),
+                logits_processor=LogitsProcessorList([score, text] if score and text else []),
             )
         rows = tokens[:, width:].tolist()
-        completions = [self._completion(row, watch.seen.get(i) if watch else None) for i, row in enumerate(rows)]
+        log_probs = text.log_probs.tolist() if text else [None] * len(rows)
+        completions = [
+            self._completion(row, score.seen.get(i) if score else None, log_prob)
+            for i, (row, log_prob) in enumerate(zip(rows, log_probs, strict=True))
+        ]
         return [completions[i : i + n] for i in range(0, len(completions), n)]
 
     def _settings(self, max_tokens: int, temperature: float) -> GenerationConfig:
@@ -142,14 +144,14 @@ class TransformersEngine:
         pad = self._tokenizer.pad_token_id
         return int(pad) if pad is not None else min(self._end_ids())
 
-    def _completion(self, row: list[int], seen: tuple[int, Tensor] | None) -> Completion:
+    def _completion(self, row: list[int], seen: tuple[int, Tensor] | None, log_prob: float | None) -> Completion:
         ends = self._end_ids()
         length = next((i for i, token in enumerate(row) if token in ends), len(row))
         text = str(self._tokenizer.decode(row[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False))
         probs = None
         if seen is not None and self._score_tokens is not None and seen[0] < length:
             probs = self._score_tokens.read(row[:length], *seen)
-        return Completion(text=text, finished=length < len(row), score_probs=probs)
+        return Completion(text=text, finished=length < len(row), score_probs=probs, log_prob=log_prob)
 
 
 def prefilled(model: Any, inputs: Mapping[str, Any], prompt_of: Tensor) -> dict[str, Any]:
@@ -170,51 +172,6 @@ def chat_message(prompt: Prompt) -> dict[str, Any]:
     """A prompt as one user message of a chat: the images in order, then the text."""
     images: list[dict[str, Any]] = [{"type": "image"} for _ in prompt.images]
     return {"role": "user", "content": [*images, {"type": "text", "text": prompt.text}]}
-
-
-class _ScoreTokens:
-    """Which tokens are scores, and which may end a `<score>` tag or follow it. One pass over the vocabulary."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        texts = [str(tokenizer.decode([i])) for i in range(len(tokenizer))]
-        self.texts = {i: text for i, text in enumerate(texts) if token_value(text) is not None}
-        self.ids = torch.tensor(sorted(self.texts), dtype=torch.long)
-        self.may_precede = torch.tensor([">" in text or not text.strip() for text in texts])
-
-    def read(self, row: list[int], step: int, probs: Tensor) -> dict[float, float] | None:
-        """The distribution at `step` of a generated row, given the probabilities of `ids` there."""
-        candidates = [(self.texts[int(i)], float(p)) for i, p in zip(self.ids, probs, strict=True)]
-        chosen = str(self.tokenizer.decode([row[step]]))
-        after = self.tokenizer.decode(row[step:], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return distribution(candidates, chosen, written_value(str(after)))
-
-
-class _ScoreWatch(LogitsProcessor):
-    """Changes nothing; keeps, per row, the probabilities of the score tokens at the last place where a score is due.
-
-    Keeping them as they pass needs a few numbers per row; `output_logits` would hold rows x steps x vocabulary.
-    """
-
-    def __init__(self, tokens: _ScoreTokens, prompt_width: int) -> None:
-        self.seen: dict[int, tuple[int, Tensor]] = {}
-        self._tokens = tokens
-        self._width = prompt_width
-
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        step = input_ids.shape[1] - self._width
-        if step > 0:
-            last = input_ids[:, -1].cpu()
-            known = last < len(self._tokens.may_precede)
-            rows = (known & self._tokens.may_precede[last.clamp(max=len(self._tokens.may_precede) - 1)]).nonzero()
-            for row in rows.flatten().tolist():
-                tail = input_ids[row, -min(_TAIL, step) :].tolist()
-                text = str(self._tokens.tokenizer.decode(tail, skip_special_tokens=False))
-                tags = list(SCORE_OPEN.finditer(text))
-                if tags and not text[tags[-1].end() :].strip():
-                    probs = scores[row].float().softmax(-1)[self._tokens.ids.to(scores.device)]
-                    self.seen[row] = (step, probs.cpu())
-        return scores
 
 
 def _batches(prompts: int, n: int, rows: int) -> Iterator[tuple[int, int, int]]:
