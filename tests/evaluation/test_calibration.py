@@ -64,9 +64,9 @@ def test_the_command_measures_resumes_and_prints(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     rows = json.loads((out / "calibration.json").read_text())
     names = [(r["score"], r["traces"]) for r in rows]
-    assert names == [("greedy", 1), ("model", 1), ("expected", 1), ("model", 2), ("expected", 2)]
+    assert names == [("greedy", 1), ("confident", 1), ("model", 1), ("expected", 1), ("model", 2), ("expected", 2)]
     assert all(r["tie_half"] == 0.5 and r["tie_rate"] == 1 for r in rows)
-    assert rows[3]["tokens"] == 2 * rows[1]["tokens"] > 0
+    assert rows[4]["tokens"] == 2 * rows[2]["tokens"] > 0
     again = CliRunner().invoke(app, [*arguments, "--resume"])
     assert again.exit_code == 0
     assert json.loads((out / "calibration.json").read_text()) == rows

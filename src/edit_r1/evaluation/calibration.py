@@ -1,7 +1,8 @@
 """What more traces buy: accuracy, ties and spread against the number of traces and the tokens that they cost.
 
 Two ways to make a number of a trace are compared on the same traces: the score that it writes (`model`, the paper's)
-and the expectation over the probabilities of the score tokens (`expected`). One greedy trace stands beside them.
+and the expectation over the probabilities of the score tokens (`expected`). One greedy trace stands beside them, with
+the score that it writes (`greedy`) and with that times its probability (`confident`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Row:
     """One way to score, at one number of traces.
 
     Attributes:
-        score: `model`, `expected` or `greedy`.
+        score: `model`, `expected`, `greedy` or `confident`.
         traces: per edit, whose mean is the score.
         pairwise_accuracy, tie_half, tie_rate: as in `metrics.VerifierMetrics`.
         ci95: 95% interval of `tie_half`, bootstrap over sources.
@@ -99,8 +100,12 @@ def run(config: CalibrationConfig, *, data: Path, model: Path | None, out: Path,
         return read_answers(inquiry, pairs)
 
     sampled = answers("sampled", max(config.traces), config.temperature, "expected")
-    greedy = answers("greedy", 1, 0.0, "model")
-    rows = [row("greedy", pairs, greedy, written_scores, 1, _length(chosen, greedy))]
+    greedy = answers("greedy", 1, 0.0, "confident")
+    length = _length(chosen, greedy)
+    rows = [
+        row("greedy", pairs, greedy, written_scores, 1, length),
+        row("confident", pairs, greedy, lambda answer: answer.scores, 1, length),
+    ]
     length = _length(chosen, sampled)
     for traces in config.traces:
         rows.append(row("model", pairs, sampled, written_scores, traces, length))
