@@ -82,13 +82,19 @@ def test_a_silent_server_is_asked_again_with_growing_pauses() -> None:
 
 
 def test_a_server_that_stays_away_stops_the_run() -> None:
-    """Pauses of 2, 4, 8 and 16 seconds make 30, which is past 20."""
+    """Each try takes 3 seconds: they end at 3, 8, 15 and 26, with pauses of 2, 4 and 8 between, and 26 is past 20."""
     pauses: list[float] = []
+    tries: list[float] = []
+
+    def reward(_: Sequence[Edit]) -> list[Reward]:
+        tries.append(3.0)
+        return [SILENT]
+
     with pytest.raises(
-        UserError, match=r"has not answered for 30 s \(ConnectError\); start it again and go on with --resume"
+        UserError, match=r"has not answered for 26 s \(ConnectError\); start it again and go on with --resume"
     ):
-        patient(lambda _: [SILENT], 20.0, pauses.append)(edits(1))
-    assert pauses == [2.0, 4.0, 8.0, 16.0]
+        patient(reward, 20.0, pauses.append, lambda: sum(tries) + sum(pauses))(edits(1))
+    assert pauses == [2.0, 4.0, 8.0]
 
 
 def test_what_cannot_be_read_is_not_waited_for() -> None:
@@ -117,7 +123,7 @@ def test_a_reward_server_dies_and_comes_back(monkeypatch: pytest.MonkeyPatch) ->
         if not back:
             back.append(Server(lambda *_: answer(written), gone.port))
 
-    monkeypatch.setattr(patient, "__defaults__", (sleep,))
+    monkeypatch.setattr(patient, "__defaults__", (sleep, time.monotonic))
     endpoint = {"base_url": gone.url, "model": "judge", "retries": 0}
     config = EditorGrpoConfig.model_validate({"rewards": ({"endpoint": endpoint},)})
     try:

@@ -157,7 +157,12 @@ def _verifier(source: RewardConfig, config: EditorGrpoConfig) -> Verifier:
     return Verifier(engine, **settings, decomposer=GrammarDecomposer(), checklist=source.checklist)
 
 
-def patient(reward: RewardFn, patience: float, sleep: Callable[[float], None] = time.sleep) -> RewardFn:
+def patient(
+    reward: RewardFn,
+    patience: float,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> RewardFn:
     """Ask again, with growing pauses, while a server answers nothing at all; what it refuses to answer is a failure.
 
     Raises:
@@ -165,16 +170,16 @@ def patient(reward: RewardFn, patience: float, sleep: Callable[[float], None] = 
     """
 
     def ask(edits: Sequence[Edit]) -> list[Reward]:
-        waited, pause = 0.0, _FIRST_PAUSE
+        began, pause = clock(), _FIRST_PAUSE
         while _silent(found := reward(edits)):
-            if waited >= patience:
+            if (waited := clock() - began) >= patience:
                 raise UserError(
                     f"the reward server has not answered for {waited:.0f} s ({found[0].trouble}); start it again and "
                     "go on with --resume (editor_grpo.patience says how long to wait)"
                 )
             notice(f"the reward server does not answer ({found[0].trouble}); asking again in {pause:.0f} s")
             sleep(pause)
-            waited, pause = waited + pause, min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, _LONGEST_PAUSE)
         return found
 
     return ask
