@@ -91,6 +91,15 @@ def test_disk_and_verifier_by_hand() -> None:
     assert found.assumed == ("runs/gcpo_7b/model",)
 
 
+def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen-Image-Edit and verifiers of the Qwen-VL kind need torchvision; Kontext with a server needs nothing."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert [line.split()[0] for line in report("qwen_image_edit/gpus_8").missing] == ["torchvision"]
+    assert [line.split()[0] for line in report("flux_kontext/gpus_1").missing] == ["torchvision"]
+    assert report("flux_kontext/gpus_8").missing == ()
+    assert examine_editor("world/default", None, gpus=1).missing == ()
+
+
 def test_only_verifiers_on_the_same_gpu_count(tmp_path: Path) -> None:
     """The tiny one has 2,388,640 numbers in float32; one on another GPU or a server has none here, a judge counts."""
     (tmp_path / "config.json").write_text((assets.VERIFIER / "config.json").read_text())

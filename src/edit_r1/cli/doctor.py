@@ -154,6 +154,7 @@ def editor_text(report: EditorReport, recipe: str, gpus: int, card: int) -> str:
             "step on each GPU",
             *_table(rows),
             *(f"verifier counted as a Qwen2.5-VL-7B, for it is not there: {folder}" for folder in report.assumed),
+            *(f"not installed: {package}" for package in report.missing),
         ]
     )
 

@@ -106,7 +106,7 @@ def examine(recipe: str, model: Path | None, gpus: int, card: int, overrides: Se
         work = gcpo_work(size, gcpo, _most_pixels("gcpo", gcpo.backbone, folder), gpus)
         reserved = round(VLLM_SHARE * card) if gcpo.vllm == "colocate" else 0
         stages.append(_stage("gcpo", size, gcpo.backbone, work, gpus, reserved))
-    return Report(size, tuple(stages), missing_packages(gcpo.vllm != "off", _is_stock(folder)))
+    return Report(size, tuple(stages), missing_packages(gcpo.vllm != "off", is_stock(folder)))
 
 
 def cold_start_work(size: Architecture, config: ColdStartConfig, pixels: int, answer: int) -> Work:
@@ -209,7 +209,7 @@ def _most_pixels(name: str, backbone: BackboneConfig, folder: Path | None) -> in
     raise UserError(f"how large images may be is not known: set {name}.backbone.max_pixels, such as 401408")
 
 
-def _is_stock(folder: Path | None) -> bool:
+def is_stock(folder: Path | None) -> bool:
     """Whether a model comes with a processor of transformers, not with ours."""
     path = folder / "processor_config.json" if folder else None
     return not (path and path.is_file() and "TinyQwenProcessor" in path.read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from edit_r1.errors import UserError
 from edit_r1.stages import BackboneConfig, EditorGrpoConfig, RewardConfig
 from edit_r1.training import memory
 from edit_r1.training.architecture import read_architecture
-from edit_r1.training.doctor import USABLE, Disk, prompt_tokens
+from edit_r1.training.doctor import USABLE, Disk, is_stock, missing_packages, prompt_tokens
 from edit_r1.training.editor_architecture import read_description
 from edit_r1.training.editor_memory import (
     Beside,
@@ -47,6 +47,8 @@ class EditorReport:
     """Bytes of the machine's own memory for each process, while it loads the weights."""
     assumed: tuple[str, ...]
     """Folders of verifiers that are not there, for which `USUAL_VERIFIER` stands."""
+    missing: tuple[str, ...]
+    """Packages that are not installed, each with what needs it."""
 
 
 def examine_editor(recipe: str, model: Path | None, gpus: int, overrides: Sequence[str] = ()) -> EditorReport:
@@ -83,7 +85,14 @@ def examine_editor(recipe: str, model: Path | None, gpus: int, overrides: Sequen
         disk=editor_disk(size, config),
         host=held,
         assumed=assumed,
+        missing=missing_packages(False, "QwenImage" in description.kind or bool(assumed) or _stock_verifiers(config)),
     )
+
+
+def _stock_verifiers(config: EditorGrpoConfig) -> bool:
+    """Whether a verifier of this process has a processor of transformers."""
+    sources = [*config.rewards, *([config.judge] if config.judge else [])]
+    return any(is_stock(Path(source.folder)) for source in sources if source.folder is not None)
 
 
 def editor_work(config: EditorGrpoConfig, gpus: int) -> EditorWork:
