@@ -28,7 +28,7 @@ def recipe() -> EditorClaimsRecipe:
     """The packaged recipe at a size that proves nothing."""
     whole = load_recipe(EditorClaimsRecipe, "editor_claims")
     small = {"steps": 2, "prompts_per_step": 2, "group_size": 2, "probe_every": 1, "probe_tasks": 2, "micro_batch": 4}
-    chosen = {name: whole.editor_claims.arms[name] for name in ("gcpo", "direct", "nft")}
+    chosen = {name: whole.editor_claims.arms[name] for name in ("gcpo", "direct", "clip")}
     return whole.model_copy(
         update={
             "editor_claims": whole.editor_claims.model_copy(update={"seeds": (0,), "arms": chosen}),
@@ -43,16 +43,22 @@ def test_every_arm_of_the_packaged_recipe_goes_together() -> None:
     whole = load_recipe(EditorClaimsRecipe, "editor_claims")
     assert len(plan(whole)) == 3 * (1 + len(whole.editor_claims.arms))
     assert whole.config_of("gcpo") == whole.editor_grpo
-    assert whole.config_of("nft").kernel == "ode"
-    assert whole.config_of("unbound").beta == 0.0
-    assert whole.config_of("unbound").learning_rate == whole.editor_grpo.learning_rate
+    clip, sliding = whole.config_of("clip"), whole.config_of("sliding")
+    assert (clip.objective, clip.kernel, clip.window) == ("clip", "cps", "fixed")
+    assert sliding == clip.model_copy(update={"window": "sliding", "sde_steps": (0, 1, 2, 3), "window_every": 5})
 
 
 def test_an_arm_that_cannot_be_is_one_line() -> None:
-    bad = 'editor_claims.arms.nft.settings={objective="nft",kernel="cps"}'
-    result = CliRunner().invoke(app, ["evaluate", "editor-claims", "--missing", "--set", bad])
-    assert result.exit_code == 2
-    assert 'set kernel = "ode"' in result.output
+    bad = {
+        'gcpo.settings={kernel="cps"}': 'set kernel = "ode"',
+        'guard.like="sliding"': "guard is like sliding, which is no arm",
+    }
+    for change, mend in bad.items():
+        result = CliRunner().invoke(
+            app, ["evaluate", "editor-claims", "--missing", "--set", f"editor_claims.arms.{change}"]
+        )
+        assert result.exit_code == 2
+        assert mend in result.output
 
 
 def test_rows_of_base_and_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +88,7 @@ def test_rows_of_base_and_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert rows[1]["confirmed"] is None
     assert {"ci95", "oracle_keep", "oracle_quality", "seconds", "first_alarm", "commit", "command"} <= set(rows[1])
     assert [images for images, _, _ in rows[1]["curve"]] == [0, 4, 8]
-    assert collect(recipe(), out, results) == [Job("nft", 0)]
+    assert collect(recipe(), out, results) == [Job("clip", 0)]
     monkeypatch.setattr(Harness, "run", lambda *_: pytest.fail("what is done is not done again"))
     editor_claims.run(recipe(), verifiers, **arguments, arms={"base", "gcpo", "direct"})
     assert json.loads(results.read_text()) == rows

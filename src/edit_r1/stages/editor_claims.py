@@ -13,10 +13,12 @@ from edit_r1.stages.evaluation import EvaluateConfig
 
 
 class EditorArm(Config):
-    """`[editor_claims.arms.NAME]`: who rewards, and what differs from the section `editor_grpo`."""
+    """`[editor_claims.arms.NAME]`: who rewards, and what differs from `editor_grpo`, or from another arm."""
 
     verifier: Literal["direct", "cold_start", "gcpo"] = "gcpo"
     """An arm of the claims about verifiers, of the size m and of the same seed."""
+    like: str | None = None
+    """The arm whose settings these are added to."""
     settings: dict[str, Any] = Field(default_factory=dict[str, Any])
     """Values of `editor_grpo`, as a recipe has them."""
 
@@ -37,8 +39,17 @@ class EditorClaimsRecipe(Config):
 
     def config_of(self, arm: str) -> EditorGrpoConfig:
         """The settings of an arm. `ValueError` where they do not go together."""
-        changed = self.editor_grpo.model_dump(mode="json") | self.editor_claims.arms[arm].settings
+        changed = self.editor_grpo.model_dump(mode="json") | self._changes(arm)
         return EditorGrpoConfig.model_validate_json(json.dumps(changed))
+
+    def _changes(self, arm: str) -> dict[str, Any]:
+        chosen = self.editor_claims.arms[arm]
+        if chosen.like is None:
+            return chosen.settings
+        like = self.editor_claims.arms.get(chosen.like)
+        if like is None or like.like is not None:
+            raise ValueError(f"arm {arm} is like {chosen.like}, which is no arm with settings of its own")
+        return like.settings | chosen.settings
 
     @model_validator(mode="after")
     def _arms_fit(self) -> Self:
