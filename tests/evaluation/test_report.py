@@ -324,6 +324,6 @@ def test_no_run_is_a_users_mistake(tmp_path: Path) -> None:
 
 def test_training_and_probe_share_a_chart(finished: Path) -> None:
     text = (finished / "report.html").read_text(encoding="utf-8")
-    editor = text[text.index("Editor RL (Flow-GRPO)") : text.index('id="honest"')]
+    editor = text[text.index("Editor RL</h") : text.index('id="honest"')]
     assert editor.count("<h4>Oracle success") == 1
     assert editor.count("probe set</tspan>") == 2  # of the reward and of the success

@@ -57,7 +57,7 @@ def grpo(
         ),
     ] = None,
 ) -> None:
-    """Improve the editor by Flow-GRPO (paper section 4)."""
+    """Improve the editor with the verifier as its reward (paper section 4)."""
     from edit_r1.config import load_recipe
     from edit_r1.stages import EditorGrpoConfig
 

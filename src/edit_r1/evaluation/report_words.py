@@ -64,7 +64,7 @@ FAILURE_MEANINGS = {
 STAGE_TITLES = {
     "cold_start": ("Cold start", "The verifier imitates selected verdicts of teachers (supervised fine-tuning)."),
     "gcpo": ("GCPO", "The verifier learns from pairs to score the preferred edit above the other one."),
-    "editor": ("Editor RL (Flow-GRPO)", "The editor learns from the verifier’s scores, and from nothing else."),
+    "editor": ("Editor RL", "The editor learns from the verifier’s scores, and from nothing else."),
 }
 
 _COMMON = {
@@ -209,7 +209,11 @@ GLOSSARY = (
         "Group Relative Policy Optimization: several samples for one task; those scored above the group’s mean "
         "become likelier, those below less likely.",
     ),
-    ("Flow-GRPO", "GRPO for an editor that paints by removing noise step by step (a flow model)."),
+    (
+        "Flow model",
+        "A model that paints by removing noise step by step. Here it learns to paint what was scored above its group’s "
+        "mean, and not what was scored below (DiffusionNFT).",
+    ),
     ("KL", "Kullback-Leibler divergence: how far a trained model has moved from the one that it started from."),
     ("95% interval", "A range made so that it holds the true value in about 95 of 100 experiments like this one."),
     ("Held-out", "Not seen in training: other scenes and wordings; under “New kinds of tasks” also other kinds."),

@@ -19,6 +19,7 @@ Kind = Literal["lora", "merged"]
 
 _PROBE = "probe_"
 _PAPER = "https://arxiv.org/abs/2604.27505"
+_OBJECTIVES = {"clip": "Flow-GRPO", "guard": "GRPO-Guard", "nft": "DiffusionNFT"}
 _DEFAULT_STEPS = 28  # FLUX.1-Kontext's own, where a run tells nothing
 
 
@@ -47,8 +48,8 @@ def model_card(run: Run, kind: Kind, base_model: str | None = None) -> str:
     sections = [
         _header(kind, base_model),
         "# Image editor trained with a verifier's reward",
-        f"{what}, trained by [Edit-R1]({_PAPER}): Flow-GRPO with the score of a reasoning verifier as the only reward. "
-        "The weights are the running mean (EMA) at the end of training.",
+        f"{what}, trained by [Edit-R1]({_PAPER}): {_OBJECTIVES[config['objective']]} with the score of a reasoning "
+        "verifier as the only reward. The weights are the running mean (EMA) at the end of training.",
         "## Use",
         _usage(run, kind, base_model, config),
         *_warnings(metrics),
