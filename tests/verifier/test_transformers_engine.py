@@ -12,8 +12,8 @@ from PIL import Image
 
 from edit_r1.records import Edit, EditTask, Principle
 from edit_r1.verifier.engines.base import Completion
-from edit_r1.verifier.engines.transformers_engine import TransformersEngine, chat_message
-from edit_r1.verifier.prompting import Prompt
+from edit_r1.verifier.engines.transformers_engine import TransformersEngine
+from edit_r1.verifier.prompting import Prompt, chat_message
 from edit_r1.verifier.tiny import TinySize, build_processor, build_tiny_qwen
 from edit_r1.verifier.verifier import Verifier
 
@@ -214,7 +214,9 @@ def test_log_probability_of_a_text(tiny: tuple[Any, Any], temperature: float) ->
     model, processor = tiny
     engine = Recording(model, processor, probabilities=True)
     samples = engine.generate(PROMPTS[:1], n=6, seed=3, max_tokens=12, temperature=temperature)[0]
-    chat = processor.apply_chat_template([chat_message(PROMPTS[0])], add_generation_prompt=True, tokenize=False)
+    chat = processor.apply_chat_template(
+        [chat_message(PROMPTS[0].text, len(PROMPTS[0].images))], add_generation_prompt=True, tokenize=False
+    )
     inputs = processor(text=[chat], images=[list(PROMPTS[0].images)], return_tensors="pt")
     written = zip(samples, engine.rows * (6 // len(engine.rows)), strict=True)
     plain = [(completion, row) for completion, row in written if model.config.image_token_id not in row]

@@ -39,10 +39,18 @@ def adapter(config: BackboneConfig) -> LoraConfig | None:
     )
 
 
-def precision(config: BackboneConfig) -> dict[str, Any]:
-    """The arguments of a transformers trainer that say what is computed in, and where."""
+def trainer_arguments(config: BackboneConfig, out: Path, seed: int) -> dict[str, Any]:
+    """The arguments of a transformers trainer that are the same for all of ours: folder, seed, precision, silence."""
     gpu = torch.cuda.is_available()
     return {
+        "output_dir": str(out),
+        "lr_scheduler_type": "cosine",  # to 0, so that the last steps average the noise of the first
+        "save_total_limit": 1,
+        "seed": seed,
+        "data_seed": seed,
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "disable_tqdm": True,
         "bf16": config.bf16,
         "gradient_checkpointing": config.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},

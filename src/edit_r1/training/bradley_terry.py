@@ -22,11 +22,11 @@ from edit_r1.files import disk_errors
 from edit_r1.records import Edit
 from edit_r1.runs.progress import track
 from edit_r1.stages import TRAIN_PAIRS, BradleyTerryConfig
-from edit_r1.training.backbone import load_backbone, precision
+from edit_r1.training.backbone import load_backbone, trainer_arguments
 from edit_r1.training.gcpo import pair_rows
 from edit_r1.training.processes import console, open_run
 from edit_r1.training.sft import RunLog, resume_point
-from edit_r1.verifier.prompting import build_prompt
+from edit_r1.verifier.prompting import build_prompt, chat_message
 from edit_r1.verifier.tiny import load_verifier_model
 
 HEAD = "head.safetensors"
@@ -56,7 +56,7 @@ def encoded(processor: Any, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]
     """Rows with `prompt` and `images` as left-padded inputs of a model."""
     texts = [
         processor.apply_chat_template(
-            [{"role": "user", "content": [*({"type": "image"} for _ in row["images"]), _text(row)]}],
+            [chat_message(row["prompt"][0]["content"], len(row["images"]))],
             add_generation_prompt=True,
             tokenize=False,
         )
@@ -64,10 +64,6 @@ def encoded(processor: Any, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]
     ]
     images = [list(row["images"]) for row in rows]
     return dict(processor(text=texts, images=images, return_tensors="pt", padding=True))
-
-
-def _text(row: dict[str, Any]) -> dict[str, str]:
-    return {"type": "text", "text": row["prompt"][0]["content"]}
 
 
 class _PairTrainer(Trainer):
@@ -109,23 +105,15 @@ def run(config: BradleyTerryConfig, *, data: Path, model: Path, out: Path, seed:
 
 def _arguments(config: BradleyTerryConfig, out: Path, seed: int) -> TrainingArguments:
     return TrainingArguments(
-        output_dir=str(out),
         max_steps=config.steps,
         per_device_train_batch_size=config.pairs_per_step,
         learning_rate=config.learning_rate,
-        lr_scheduler_type="cosine",
         warmup_steps=max(1, config.steps // 20),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         save_steps=config.checkpoint_every,
-        save_total_limit=1,
         logging_steps=10,
-        seed=seed,
-        data_seed=seed,
-        remove_unused_columns=False,
-        report_to="none",
-        disable_tqdm=True,
-        **precision(config.backbone),
+        **trainer_arguments(config.backbone, out, seed),
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from edit_r1.verifier.prompting import chat_message
+
 FORWARD_AND_BACKWARD = 3
 
 
@@ -31,7 +33,6 @@ def row_tokens(processor: Any, rows: Sequence[dict[str, Any]]) -> float:
 
 
 def _inputs(processor: Any, row: dict[str, Any]) -> dict[str, Any]:
-    images: list[dict[str, Any]] = [{"type": "image"} for _ in row["images"]]
-    messages = [{"role": "user", "content": [*images, {"type": "text", "text": row["prompt"][0]["content"]}]}]
-    text = processor.apply_chat_template([*messages, *row.get("completion", [])], tokenize=False)
+    question = chat_message(row["prompt"][0]["content"], len(row["images"]))
+    text = processor.apply_chat_template([question, *row.get("completion", [])], tokenize=False)
     return dict(processor(text=[text], images=[list(row["images"])], return_tensors="pt"))

@@ -23,7 +23,7 @@ from edit_r1.files import disk_errors
 from edit_r1.records import Failure, Principle, Provenance, Verdict
 from edit_r1.runs.progress import track
 from edit_r1.stages import PROBE, TRAIN_PAIRS, GcpoConfig
-from edit_r1.training.backbone import adapter, load_backbone, micro_batches, precision
+from edit_r1.training.backbone import adapter, load_backbone, micro_batches, trainer_arguments
 from edit_r1.training.gcpo_trainer import GcpoTrainer
 from edit_r1.training.processes import console, open_run
 from edit_r1.training.sft import RunLog, finish, resume_point
@@ -155,7 +155,6 @@ def _arguments(config: GcpoConfig, out: Path, seed: int) -> GRPOConfig:
     rows = 2 * config.pairs_per_step * config.traces
     parts = micro_batches(rows, config.micro_batch)
     return GRPOConfig(
-        output_dir=str(out),
         max_steps=config.steps,
         per_device_train_batch_size=rows // parts,
         gradient_accumulation_steps=parts,
@@ -173,16 +172,9 @@ def _arguments(config: GcpoConfig, out: Path, seed: int) -> GRPOConfig:
         vllm_mode="server" if config.vllm == "server" else "colocate",
         learning_rate=config.learning_rate,
         adam_epsilon=config.adam_epsilon,
-        lr_scheduler_type="cosine",  # to 0, so that the last steps average the noise of the first
         max_grad_norm=config.max_grad_norm,
         weight_decay=0.0,
         save_steps=config.checkpoint_every,
-        save_total_limit=1,
         logging_steps=1,
-        seed=seed,
-        data_seed=seed,
-        remove_unused_columns=False,
-        report_to="none",
-        disable_tqdm=True,
-        **precision(config.backbone),
+        **trainer_arguments(config.backbone, out, seed),
     )

@@ -21,7 +21,7 @@ from edit_r1.files import disk_errors
 from edit_r1.runs.progress import Tracker, track
 from edit_r1.runs.run import Run
 from edit_r1.stages import SftConfig
-from edit_r1.training.backbone import adapter, micro_batches, precision
+from edit_r1.training.backbone import adapter, micro_batches, trainer_arguments
 from edit_r1.training.processes import console, process
 from edit_r1.verifier.tiny import load_verifier_model
 
@@ -126,25 +126,17 @@ def finish(run: Run, trainer: Trainer, processor: Any, summary: dict[str, Any]) 
 def _arguments(config: SftConfig, out: Path, seed: int) -> SFTConfig:
     parts = micro_batches(config.batch_size, config.micro_batch or config.batch_size)
     return SFTConfig(
-        output_dir=str(out),
         max_steps=config.steps,
         per_device_train_batch_size=config.batch_size // parts,
         gradient_accumulation_steps=parts,
         learning_rate=config.learning_rate,
-        lr_scheduler_type="cosine",
         warmup_steps=max(1, round(config.warmup_share * config.steps)),
         weight_decay=config.weight_decay,
         adam_beta2=0.99,  # runs of a few thousand steps are short for the usual 0.999
         max_grad_norm=config.max_grad_norm,
         save_steps=config.checkpoint_every,
-        save_total_limit=1,
         logging_steps=10,
-        seed=seed,
-        data_seed=seed,
         max_length=None,
         completion_only_loss=True,
-        remove_unused_columns=False,
-        report_to="none",
-        disable_tqdm=True,
-        **precision(config.backbone),
+        **trainer_arguments(config.backbone, out, seed),
     )

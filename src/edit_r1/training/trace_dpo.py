@@ -22,7 +22,7 @@ from edit_r1.files import disk_errors
 from edit_r1.records import Failure
 from edit_r1.runs.progress import track
 from edit_r1.stages import TRAIN_PAIRS, TraceDpoConfig
-from edit_r1.training.backbone import adapter, load_backbone, precision
+from edit_r1.training.backbone import adapter, load_backbone, trainer_arguments
 from edit_r1.training.contrast import contrast
 from edit_r1.training.gcpo import pair_rows, trace_verdict
 from edit_r1.training.processes import console, open_run
@@ -109,23 +109,15 @@ def run(config: TraceDpoConfig, *, data: Path, model: Path, out: Path, seed: int
 
 def _arguments(config: TraceDpoConfig, out: Path, seed: int) -> DPOConfig:
     return DPOConfig(
-        output_dir=str(out),
         max_steps=config.steps,
         per_device_train_batch_size=config.batch_size,
         beta=config.beta,
         max_length=None,
         learning_rate=config.learning_rate,
-        lr_scheduler_type="cosine",
         warmup_steps=max(1, config.steps // 20),
         weight_decay=0.0,
         max_grad_norm=config.max_grad_norm,
         save_steps=config.checkpoint_every,
-        save_total_limit=1,
         logging_steps=10,
-        seed=seed,
-        data_seed=seed,
-        remove_unused_columns=False,
-        report_to="none",
-        disable_tqdm=True,
-        **precision(config.backbone),
+        **trainer_arguments(config.backbone, out, seed),
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from PIL.Image import Image
 
@@ -31,6 +31,7 @@ __all__ = [
     "Prompt",
     "build_decomposition",
     "build_prompt",
+    "chat_message",
     "draw_exemplars",
     "image_hash",
     "load_exemplars",
@@ -60,6 +61,11 @@ class Prompt:
 
     images: tuple[Image, ...]
     text: str
+
+
+def chat_message(text: str, images: int) -> dict[str, Any]:
+    """One user message of a chat, as processors' chat templates take it: so many images, then the text."""
+    return {"role": "user", "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from edit_r1.errors import UserError
 from edit_r1.verifier.engines.base import Completion, no_answer
 from edit_r1.verifier.engines.watches import ScoreTokens, ScoreWatch, TextWatch
-from edit_r1.verifier.prompting import Prompt
+from edit_r1.verifier.prompting import Prompt, chat_message
 
 
 class TransformersEngine:
@@ -93,7 +93,9 @@ class TransformersEngine:
 
     def _encode(self, prompts: Sequence[Prompt]) -> Any:
         texts = [
-            self._processor.apply_chat_template([chat_message(prompt)], add_generation_prompt=True, tokenize=False)
+            self._processor.apply_chat_template(
+                [chat_message(prompt.text, len(prompt.images))], add_generation_prompt=True, tokenize=False
+            )
             for prompt in prompts
         ]
         images = [list(prompt.images) for prompt in prompts]
@@ -166,12 +168,6 @@ def prefilled(model: Any, inputs: Mapping[str, Any], prompt_of: Tensor) -> dict[
     cache.batch_select_indices(prompt_of)
     model.model.rope_deltas = model.model.rope_deltas[prompt_of]
     return {"input_ids": ids[prompt_of], "attention_mask": mask[prompt_of], "past_key_values": cache}
-
-
-def chat_message(prompt: Prompt) -> dict[str, Any]:
-    """A prompt as one user message of a chat: the images in order, then the text."""
-    images: list[dict[str, Any]] = [{"type": "image"} for _ in prompt.images]
-    return {"role": "user", "content": [*images, {"type": "text", "text": prompt.text}]}
 
 
 def _batches(prompts: int, n: int, rows: int) -> Iterator[tuple[int, int, int]]:
