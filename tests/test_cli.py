@@ -30,6 +30,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("world", "make"),
     ("verifier",),
     ("verifier", "traces"),
+    ("verifier", "pairs"),
     ("verifier", "cold-start"),
     ("verifier", "gcpo"),
     ("editor",),

@@ -200,7 +200,7 @@ OK = '{"source": "source0.png", "edited": "edited0.png", "instruction": "x"'
         (OK + ', "sorce": 1}', "unknown key 'sorce'; did you mean 'source'?"),
         (
             OK + ', "zzz": 1}',
-            "unknown key 'zzz'; known keys: source, edited, instruction, category, principles, editor",
+            "unknown key 'zzz'; known keys: source, instruction, category, principles, edited, editor",
         ),
         (OK.replace('"x"', '"  "') + "}", "instruction is empty; fill it in, or take the line out"),
         (OK.replace('"x"', "3") + "}", "instruction should be a valid string"),

@@ -32,6 +32,7 @@ VerifierModel = Annotated[
 ]
 
 EDITS_MEND = "make one with `edit-r1 world make` or `edit-r1 verifier traces`, and give its folder"
+PAIRS_MEND = "make one with `edit-r1 world make` or `edit-r1 verifier pairs`, and give its folder"
 WORLD_MEND = "make one with `edit-r1 world make --out FOLDER`"
 VERIFIER_MEND = "train one with `edit-r1 verifier cold-start`, or give the folder of another verifier"
 EDITOR_MEND = "train one with `edit-r1 editor grpo`, or give the folder of another editor"

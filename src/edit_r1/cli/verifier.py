@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
 from edit_r1.cli.options import (
     EDITS_MEND,
+    PAIRS_MEND,
     VERIFIER_MEND,
-    Data,
     Out,
     Overrides,
     Preset,
@@ -18,13 +18,16 @@ from edit_r1.cli.options import (
     Seed,
     VerifierModel,
     examples,
+    existing_folder,
     has_data_set,
     model_folder,
     world_folder,
 )
 from edit_r1.errors import UserError
 
-app = typer.Typer(no_args_is_help=True, help="Train the verifier: traces for real images, cold start, then GCPO.")
+app = typer.Typer(
+    no_args_is_help=True, help="Train the verifier: traces and pairs of real images, cold start, then GCPO."
+)
 
 
 @app.command(
@@ -73,6 +76,71 @@ def traces(
 
 
 @app.command(
+    "pairs",
+    epilog=examples(
+        "edit-r1 verifier pairs --pairs pairs.jsonl",
+        "edit-r1 verifier pairs --pairs pairs.jsonl --preset my_recipe.toml --resume",
+        "edit-r1 verifier pairs --pairs train.json --format editreward-data --images FOLDER --preset my_recipe.toml",
+        "edit-r1 verifier pairs --pairs FOLDER --format editscore-bench --preset my_recipe.toml --set test_share=0",
+    ),
+)
+def pairs(
+    pairs: Annotated[
+        Path, typer.Option("--pairs", metavar="PATH", help="The preferences: a file, or a folder (docs/pairs.md).")
+    ],
+    form: Annotated[
+        Literal["jsonl", "editreward-data", "editscore-bench", "tiger-bench", "genai-bench"],
+        typer.Option("--format", help="A manifest of your own, or a public data set."),
+    ] = "jsonl",
+    images: Annotated[
+        Path | None, typer.Option("--images", metavar="FOLDER", help="The folder of the images of editreward-data.")
+    ] = None,
+    preset: Preset = "qwen_vl/pairs",
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    out: Out = Path("runs/pairs"),
+    resume: Resume = False,
+    finish: Annotated[bool, typer.Option("--finish", help="Leave out the pairs whose principles are missing.")] = False,
+) -> None:
+    """Turn preferences of people over real edits into the pairs that `edit-r1 verifier gcpo` learns from.
+
+    What teaches nothing is dropped and counted, and a share is held out by source image. Principles that a pair does
+    not bring are asked of the chat model that the recipe names; --resume asks for those that are missing.
+    """
+    from edit_r1.config import load_recipe
+    from edit_r1.stages import PairsConfig
+
+    config = load_recipe(PairsConfig, preset, overrides or [], section="pairs")
+    if (images is not None) != (form == "editreward-data"):
+        raise UserError("--images FOLDER goes with --format editreward-data, and with no other format")
+    if images is not None:
+        existing_folder(images, "--images", "give the folder that the paths in the file are relative to")
+    if not pairs.exists():
+        raise UserError(f"--pairs {pairs} does not exist; check the path")
+
+    from edit_r1.data.pairs.run import Source, run
+
+    source = Source(pairs, form, images)
+    summary = run(config, source=source, out=out, seed=seed, resume=resume, finish=finish)
+    typer.echo(_summary_text(summary, out))
+
+
+def _summary_text(summary: dict[str, Any], out: Path) -> str:
+    """The counts of `edit-r1 verifier pairs` for people; the rows that are left out by name are in the file."""
+    used, sources = summary["pairs"], summary["sources"]
+    dropped = ", ".join(f"{reason} {count}" for reason, count in summary["dropped"].items())
+    return "\n".join(
+        [
+            f"{out}: {used['train']} pairs to train on (of {sources['train']} source images), {used['test']} held out "
+            f"(of {sources['test']}), of {used['in']} in all",
+            f"dropped: {dropped or 'none'}; left out by name: {len(summary['left_out'])} (see {out / 'summary.json'})",
+            f"winner stored first: {summary['winner_first']:.0%}; winner that is the untouched source: "
+            f"{summary['unchanged_winners']}",
+        ]
+    )
+
+
+@app.command(
     "cold-start",
     epilog=examples(
         "edit-r1 verifier cold-start --data runs/world",
@@ -114,6 +182,7 @@ def cold_start(
     epilog=examples(
         "edit-r1 verifier gcpo --data runs/world --model runs/cold_start",
         "edit-r1 verifier gcpo --preset my_recipe.toml --set learning_rate=3e-5",
+        "edit-r1 verifier gcpo --preset my_recipe.toml --data runs/pairs --model FOLDER",
     ),
 )
 def gcpo(
@@ -122,7 +191,9 @@ def gcpo(
     seed: Seed = 0,
     out: Out = Path("runs/gcpo"),
     resume: Resume = False,
-    data: Data = Path("runs/world"),
+    data: Annotated[
+        Path, typer.Option("--data", metavar="FOLDER", help="A world, or the folder of `edit-r1 verifier pairs`.")
+    ] = Path("runs/world"),
     model: Annotated[
         Path, typer.Option("--model", metavar="FOLDER", help="The verifier to start from, after its cold start.")
     ] = Path("runs/cold_start"),
@@ -132,7 +203,7 @@ def gcpo(
     from edit_r1.stages import TRAIN_PAIRS, GcpoConfig
 
     config = load_recipe(GcpoConfig, preset, overrides or [], section="gcpo")
-    world_folder(data, TRAIN_PAIRS)  # a probe is used where there is one
+    world_folder(data, TRAIN_PAIRS, mend=PAIRS_MEND)  # a probe is used where there is one
     model = model_folder(model, "--model", VERIFIER_MEND)
 
     from edit_r1.training.gcpo import run

@@ -24,7 +24,9 @@ from edit_r1.records import Edit, EditTask, Preference, Principle
 RecordT = TypeVar("RecordT")
 
 _ROWS_IN_MEMORY = 100
-_MEND = "make it anew with the command that made it (`edit-r1 world make`, `edit-r1 verifier traces`)"
+_MEND = (
+    "make it anew with the command that made it (`edit-r1 world make`, or `traces` or `pairs` of `edit-r1 verifier`)"
+)
 
 
 @dataclass(frozen=True)

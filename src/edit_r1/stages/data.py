@@ -1,4 +1,4 @@
-"""Data sets: the built-in world, and the texts of teachers on real images."""
+"""Data sets: the built-in world, and for real images texts of teachers and preferences of people."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ Aggregation = Literal["model", "weighted", "min_geomean", "expected", "confident
 """How a trace becomes a number: `verifier.aggregation`."""
 Measured = Literal["test", "val"]
 """What a loop may be measured on: `val` while settings are chosen, `test` for what is reported."""
+
+
+PairFormat = Literal["jsonl", "editreward-data", "editscore-bench", "tiger-bench", "genai-bench"]
+"""Formats of preferences: a manifest of one's own, and public data sets (`data/pairs/public.py`)."""
 
 
 class WorldConfig(Config):
@@ -93,3 +97,14 @@ class TracesConfig(Config):
         if len({teacher.name for teacher in teachers}) < len(teachers):
             raise ValueError("must have different names")
         return teachers
+
+
+class PairsConfig(Config):
+    """`[pairs]`: preferences of people over real edits, made ready for GCPO (paper section 3)."""
+
+    test_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the source images whose pairs are held out, as `pairs_test`."""
+    decomposer: EndpointConfig | None = None
+    """Names the principles of pairs that bring none."""
+    give_up_after: int = Field(default=10, gt=0)
+    """So many requests in a row without an answer, retries included in each, and the decomposer is left alone."""

@@ -7,9 +7,11 @@ others go on. Nothing is lost by that: what is missing is asked for when the run
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from pathlib import Path
 
 from edit_r1.data.traces.journal import Journal, Request, Role
 from edit_r1.runs.progress import Tracker, track
@@ -17,6 +19,9 @@ from edit_r1.stages import EndpointConfig
 from edit_r1.verifier.engines.base import Completion
 from edit_r1.verifier.engines.openai_engine import OpenAIEngine
 from edit_r1.verifier.prompting import Prompt, single_seed
+
+_SHOWN = 160
+"""Characters of a model's or a server's text that a message quotes."""
 
 
 @dataclass(frozen=True)
@@ -152,3 +157,26 @@ def _answer(endpoint: Endpoint, request: Request, prompt: Prompt, seed: int) -> 
         [prompt], n=1, seed=own_seed, max_tokens=settings.max_tokens, temperature=settings.temperature
     )
     return answer
+
+
+def shortfall(missing: Sequence[Request], journal: Journal, path: Path) -> str:
+    """One line that says whose answers are missing, with the last reason of each, and how to go on."""
+    counts: Counter[str] = Counter()
+    reasons: dict[str, str] = {}
+    for request in missing:
+        who = f"{request.role} {request.teacher}".strip()
+        counts[who] += 1
+        answer = journal.answer(request)
+        if answer is not None and answer.failure is not None:
+            reasons[who] = shown(answer.failure.text)
+    listed = "; ".join(f"{who} {count}: {reasons.get(who, 'not asked')}" for who, count in counts.items())
+    number = "1 answer is" if len(missing) == 1 else f"{len(missing)} answers are"
+    return (
+        f"{number} missing ({listed}); the others are safe in {path}: continue with --resume, "
+        "or add --finish as well to select from what is there"
+    )
+
+
+def shown(text: str) -> str:
+    """The beginning of a text on one line, as messages quote it."""
+    return " ".join(text.split())[:_SHOWN]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -12,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from edit_r1.data.store import KeptTrace, Records, write_traces
-from edit_r1.data.traces.asking import Endpoint, Subject, ask, connect
+from edit_r1.data.traces.asking import Endpoint, Subject, ask, connect, shortfall
 from edit_r1.data.traces.journal import Journal, Request
 from edit_r1.data.traces.manifest import edit_key, read_manifest, task_key, world_edits
 from edit_r1.data.traces.selection import Entry, decide, principles_of
@@ -23,9 +22,6 @@ from edit_r1.runs.progress import track
 from edit_r1.runs.run import Run
 from edit_r1.stages import TRACES, TracesConfig
 from edit_r1.verifier.prompting import Prompt, build_decomposition, build_prompt, load_system, prompt_hash
-
-_SHOWN = 160
-"""Characters of a server's reason that a message quotes."""
 
 
 def run(config: TracesConfig, *, edits: Path, out: Path, seed: int, resume: bool, finish: bool) -> None:
@@ -52,7 +48,7 @@ def run(config: TracesConfig, *, edits: Path, out: Path, seed: int, resume: bool
         journal = Journal(folder.path / "journal.jsonl")
         missing = inquiry.ask_principles(journal) + inquiry.ask_texts(journal)
         if missing and not finish:
-            raise UserError(_shortfall(missing, journal, folder.path))
+            raise UserError(shortfall(missing, journal, folder.path))
         statistics = Statistics(teacher.name for teacher in config.teachers)
         kept = inquiry.kept(journal, statistics)
         first = next(kept, None)
@@ -102,7 +98,7 @@ class Inquiry:
         subjects = [
             Subject(entry.key, partial(self._inspection, entry, principles))
             for entry in self._entries
-            if isinstance(principles := principles_of(entry, journal), tuple)
+            if isinstance(principles := principles_of(entry.given, entry.task, journal), tuple)
         ]
         return self._ask("Traces", [self._gold, *self._teachers], subjects, journal)
 
@@ -110,7 +106,7 @@ class Inquiry:
         """The edits with the text that is kept, in their order; `statistics` counts all of them on the way."""
         statistics.dropped["duplicate"] += len(self._records) - len(self._entries)
         for entry in self._undecided().values():
-            named = principles_of(entry, journal)
+            named = principles_of(entry.given, entry.task, journal)
             if named is not None:
                 statistics.decomposer.add(named)
         for entry in self._entries:
@@ -151,24 +147,6 @@ def _remember(records: Records[Edit]) -> list[Entry]:
             entries.setdefault(key, Entry(index, key, task_key(edit.task), edit.task.principles))
             bar.advance()
     return list(entries.values())
-
-
-def _shortfall(missing: list[Request], journal: Journal, path: Path) -> str:
-    """One line that says whose answers are missing, with the last reason of each, and how to go on."""
-    counts: Counter[str] = Counter()
-    reasons: dict[str, str] = {}
-    for request in missing:
-        who = f"{request.role} {request.teacher}".strip()
-        counts[who] += 1
-        answer = journal.answer(request)
-        if answer is not None and answer.failure is not None:
-            reasons[who] = " ".join(answer.failure.text.split())[:_SHOWN]
-    listed = "; ".join(f"{who} {count}: {reasons.get(who, 'not asked')}" for who, count in counts.items())
-    number = "1 answer is" if len(missing) == 1 else f"{len(missing)} answers are"
-    return (
-        f"{number} missing ({listed}); the others are safe in {path}: continue with --resume, "
-        "or add --finish as well to select from what is there"
-    )
 
 
 def _hash(text: str) -> str:

@@ -71,11 +71,11 @@ class Decision:
         return agreement(read.checks, [check.met for check in self.gold])
 
 
-def principles_of(entry: Entry, journal: Journal) -> tuple[Principle, ...] | Failure | None:
+def principles_of(given: tuple[Principle, ...], task: str, journal: Journal) -> tuple[Principle, ...] | Failure | None:
     """The principles that an edit is judged by: its own, or the decomposer's; None when that was never asked."""
-    if entry.given:
-        return entry.given
-    answer = journal.answer(Request(entry.task, "principles"))
+    if given:
+        return given
+    answer = journal.answer(Request(task, "principles"))
     return None if answer is None else read_principles(answer)
 
 
@@ -89,7 +89,7 @@ def decide(entry: Entry, journal: Journal, wanted: Sequence[Request]) -> Decisio
 
     `wanted` are the requests to the teachers about this edit, in order: of texts that are equally good the first stays.
     """
-    principles = principles_of(entry, journal)
+    principles = principles_of(entry.given, entry.task, journal)
     if not isinstance(principles, tuple):
         return Decision(dropped="no_principles")
     texts = tuple(

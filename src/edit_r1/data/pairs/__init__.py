@@ -1,0 +1,1 @@
+"""Preferences of people over pairs of real edits, made ready for GCPO (paper section 3)."""

@@ -1,0 +1,190 @@
+"""`edit-r1 verifier pairs`: rows are read and audited, principles asked for, and the pairs written in two parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from edit_r1.data.pairs.audit import Entry, Ledger, audit, split, summary
+from edit_r1.data.pairs.public import read_pairs
+from edit_r1.data.pairs.rows import Row
+from edit_r1.data.store import JudgedPair, Records, write_pairs
+from edit_r1.data.traces.asking import Endpoint, Subject, ask, connect, shortfall, shown
+from edit_r1.data.traces.journal import Journal, Request
+from edit_r1.data.traces.manifest import task_key
+from edit_r1.data.traces.selection import principles_of
+from edit_r1.data.traces.statistics import Answers
+from edit_r1.errors import UserError
+from edit_r1.files import atomic_write
+from edit_r1.images import image_hash
+from edit_r1.records import Failure
+from edit_r1.runs.progress import track
+from edit_r1.runs.run import Run
+from edit_r1.stages import TEST_PAIRS, TRAIN_PAIRS, PairFormat, PairsConfig
+from edit_r1.verifier.prompting import Prompt, build_decomposition, prompt_hash
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where preferences come from: a path, its format, and the folder of the images where a format needs one."""
+
+    path: Path
+    form: PairFormat
+    images: Path | None = None
+
+
+def run(config: PairsConfig, *, source: Source, out: Path, seed: int, resume: bool, finish: bool) -> dict[str, Any]:
+    """Make preferences ready for GCPO: the data sets `pairs_train` and `pairs_test` in `out`.
+
+    Args:
+        config: who names principles, and how much is held out.
+        source: the preferences.
+        out: the run directory.
+        seed: of the split, and of the decomposer's exemplars and sampling.
+        resume: go on with what is in `out`: only principles that are missing are asked for.
+        finish: leave out the pairs whose principles are missing.
+
+    Returns:
+        The summary, which `out/summary.json` holds as well.
+
+    Raises:
+        UserError: a bad row; principles are missing and nobody is there to name them, or they still are at the end
+            and `finish` is off; no pair is left; the disk is full.
+    """
+    rows = read_pairs(source.form, source.path, source.images)
+    if config.decomposer is None:
+        _demand_principles(rows)
+    decomposer = connect("principles", config.decomposer) if config.decomposer else None
+    with closing(decomposer.engine) if decomposer else nullcontext():
+        ledger = Ledger()
+        entries = _sift(_remember(rows, ledger, own=source.form == "jsonl"), ledger)
+        inputs = {"seed": seed, "pairs": str(source.path), "format": source.form, "images": str(source.images or "")}
+        folder = Run.open(out, config, resume, inputs={**inputs, "prompt": prompt_hash("decompose")})
+        if folder.done is not None:
+            return folder.done
+        journal = Journal(folder.path / "journal.jsonl")
+        if decomposer is not None:
+            missing = _ask(decomposer, rows, entries, journal, patience=config.give_up_after, seed=seed)
+            if missing and not finish:
+                raise UserError(shortfall(missing, journal, folder.path))
+    entries, answers = _with_principles(entries, journal, ledger)
+    train, test = split(entries, config.test_share, seed)
+    if not train:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in [*ledger.counts(), ("held_out", len(test))])
+        raise UserError(f"no pair is left to train on ({reasons}); bring more pairs, or lower test_share")
+    _write(folder.path / TRAIN_PAIRS, rows, train)
+    if test:
+        _write(folder.path / TEST_PAIRS, rows, test)
+    document = summary(ledger, train, test, answers)
+    atomic_write(folder.path / "summary.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    folder.finish(document)
+    return document
+
+
+def _demand_principles(rows: Records[Row | None]) -> None:
+    """Without a decomposer every row must bring its principles: said before an image is opened."""
+    for row in rows:
+        if row is not None and not row.principles:
+            raise UserError(
+                f"{row.name} has no principles, and there is no [pairs.decomposer] to name them: give every pair its "
+                "own, or name a chat model in a recipe (docs/pairs.md)"
+            )
+
+
+def _remember(rows: Records[Row | None], ledger: Ledger, *, own: bool) -> list[Entry]:
+    """Open every image once, and keep hashes. A bad image is an error in a manifest of one's own, else counted."""
+    entries: list[Entry] = []
+    with track("Reading pairs", total=len(rows)) as bar:
+        for index, row in enumerate(rows):
+            bar.advance()
+            if row is None:
+                ledger.drop("other_kind")
+            elif not row.instruction.strip():
+                ledger.drop("no_instruction", row.name, "the instruction is empty")
+            else:
+                try:
+                    entries.append(_entry(index, row))
+                except UserError as error:
+                    if own:
+                        raise
+                    ledger.drop("unreadable_image", row.name, str(error))
+    return entries
+
+
+def _entry(index: int, row: Row) -> Entry:
+    preference = row.open()
+    task = preference.task
+    source, first, second = map(image_hash, (task.source, preference.first.image, preference.second.image))
+    key = task_key(task)
+    return Entry(index, row.name, key, source, first, second, row.instruction, row.choice, row.principles)
+
+
+def _sift(entries: Sequence[Entry], ledger: Ledger) -> list[Entry]:
+    """The entries that teach something; the ledger says what became of the others."""
+    kept: list[Entry] = []
+    for entry, reason in zip(entries, audit(entries), strict=True):
+        if reason is None:
+            kept.append(entry)
+        else:
+            why = "the same pair was also judged the other way round" if reason == "contradiction" else ""
+            ledger.drop(reason, entry.name, why)
+    return kept
+
+
+def _ask(
+    decomposer: Endpoint,
+    rows: Records[Row | None],
+    entries: Sequence[Entry],
+    journal: Journal,
+    *,
+    patience: int,
+    seed: int,
+) -> list[Request]:
+    """Have the principles named, once for each task, of the pairs that bring none; what is missing comes back."""
+    undecided = {entry.task: entry.index for entry in entries if not entry.given}
+    subjects = [Subject(task, partial(_decomposition, rows, index, seed)) for task, index in undecided.items()]
+    return ask("Principles", [decomposer], subjects, journal, give_up_after=patience, seed=seed)
+
+
+def _decomposition(rows: Records[Row | None], index: int, seed: int) -> Prompt:
+    task = _row(rows, index).open().task
+    return build_decomposition(task.source, task.instruction, seed)
+
+
+def _with_principles(entries: Sequence[Entry], journal: Journal, ledger: Ledger) -> tuple[list[Entry], Answers]:
+    """The entries with the principles that they are judged by; those that have none are left out by name."""
+    answers = Answers()
+    named = {entry.task: principles_of((), entry.task, journal) for entry in entries if not entry.given}
+    for read in named.values():
+        if read is not None:
+            answers.add(read)
+    kept: list[Entry] = []
+    for entry in entries:
+        found = entry.given or named[entry.task]
+        if isinstance(found, tuple):
+            kept.append(replace(entry, given=found))
+        else:
+            why = f"{found.kind}: {shown(found.text)}" if isinstance(found, Failure) else "not asked"
+            ledger.drop("no_principles", entry.name, f"no principles ({why})")
+    return kept, answers
+
+
+def _write(path: Path, rows: Records[Row | None], entries: Sequence[Entry]) -> None:
+    def judged() -> Iterator[JudgedPair]:
+        with track(f"Writing {path.name}", total=len(entries)) as bar:
+            for entry in entries:
+                yield JudgedPair(replace(_row(rows, entry.index), principles=entry.given).open())
+                bar.advance()
+
+    write_pairs(path, judged())
+
+
+def _row(rows: Records[Row | None], index: int) -> Row:
+    row = rows[index]
+    assert row is not None
+    return row
