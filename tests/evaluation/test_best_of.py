@@ -14,6 +14,7 @@ from PIL import Image
 from tests.training.tiny_run import tiny_verifier
 from typer.testing import CliRunner, Result
 
+from edit_r1.cli.edit import _written
 from edit_r1.cli.main import app
 from edit_r1.editors.loading import load_editor
 from edit_r1.editors.tiny import TinyEditorSize, build_tiny_kontext
@@ -23,9 +24,10 @@ from edit_r1.evaluation.best_of import make_candidates
 from edit_r1.evaluation.best_of_curve import Judged, curve, read_journal, sizes, verifier_names
 from edit_r1.evaluation.best_of_result import as_text
 from edit_r1.images import open_image
+from edit_r1.records import Failure, Provenance, Verdict
 from edit_r1.verifier.engines.scripted import ScriptedEngine
 from edit_r1.verifier.prompting import Prompt
-from edit_r1.verifier.verifier import Verifier
+from edit_r1.verifier.verifier import Judgement, Verifier
 from edit_r1.world.render import from_image
 from edit_r1.world.tasks import WorldTask, generator, sample_task
 from edit_r1.world.words import vocabulary
@@ -178,6 +180,15 @@ def test_the_best_readable_edit_is_saved(
     assert text[8] == f"{expected.count(None)} of 8 edits could not be judged"
     assert text[9].startswith("[1] ")
     assert text[-2:] == [f"score {expected[chosen]:.1f} of 10 (mean of 1)", f"{out}: the edit of seed {chosen}"]
+
+
+def test_a_doubtful_score_says_what_was_written() -> None:
+    """One trace that writes 10 and counts 6.1 for its probability; a sure one, and a mean of several, say nothing."""
+    ten = Verdict((), 10.0, "", Provenance("", "", "", "", 0))
+    assert _written(Judgement((ten,), 6.1, None, 0)) == " (written: 10.0)"
+    assert _written(Judgement((ten,), 9.98, None, 0)) == ""
+    assert _written(Judgement((ten, ten), 6.1, 0.0, 0)) == ""
+    assert _written(Judgement((Failure("empty", ""),), None, None, 1)) == ""
 
 
 def test_one_edit_needs_no_verifier_and_no_grammar(

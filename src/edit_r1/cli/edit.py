@@ -11,9 +11,11 @@ import typer
 from edit_r1.cli import score
 from edit_r1.cli.options import EDITOR_MEND, VERIFIER_MEND, examples, model_folder
 from edit_r1.errors import UserError
+from edit_r1.records import Failure
 
 if TYPE_CHECKING:
     from edit_r1.evaluation.best_of import BestOf
+    from edit_r1.verifier.verifier import Judgement
 
 EXAMPLES = examples(
     'edit-r1 edit before.png "make the red circle blue" --out edited.png',
@@ -112,11 +114,19 @@ def _as_json(result: BestOf, out: Path) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False)
 
 
+def _written(judgement: Judgement) -> str:
+    """What its one trace says, where the score is that times how probable the trace is."""
+    traces = [verdict for verdict in judgement.verdicts if not isinstance(verdict, Failure)]
+    if len(judgement.verdicts) > 1 or not traces or f"{traces[0].score:.1f}" == f"{judgement.score:.1f}":
+        return ""
+    return f" (written: {traces[0].score:.1f})"
+
+
 def _as_text(result: BestOf, out: Path) -> str:
     """The score of every seed, then the checks of the chosen edit."""
     lines: list[str] = []
     for index, (candidate, judgement) in enumerate(zip(result.edits, result.judgements, strict=False)):
-        said = "unreadable" if judgement.score is None else f"{judgement.score:.1f}"
+        said = "unreadable" if judgement.score is None else f"{judgement.score:.1f}{_written(judgement)}"
         lines.append(f"seed {candidate.seed}: {said}{' <' if index == result.chosen else ''}")
     if result.failures:
         lines.append(f"{result.failures} of {len(result.edits)} edits could not be judged")
