@@ -11,7 +11,6 @@ import typer
 from edit_r1.cli import score
 from edit_r1.cli.options import EDITOR_MEND, VERIFIER_MEND, examples, model_folder
 from edit_r1.errors import UserError
-from edit_r1.records import Failure
 
 if TYPE_CHECKING:
     from edit_r1.evaluation.best_of import BestOf
@@ -116,6 +115,8 @@ def _as_json(result: BestOf, out: Path) -> str:
 
 def _written(judgement: Judgement) -> str:
     """What its one trace says, where the score is that times how probable the trace is."""
+    from edit_r1.records import Failure
+
     traces = [verdict for verdict in judgement.verdicts if not isinstance(verdict, Failure)]
     if len(judgement.verdicts) > 1 or not traces or f"{traces[0].score:.1f}" == f"{judgement.score:.1f}":
         return ""
