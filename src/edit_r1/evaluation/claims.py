@@ -51,7 +51,7 @@ from edit_r1.verifier.tiny import load_verifier_model
 
 _BARE: dict[Arm, TraceForm] = {"direct": "direct", "think": "think", "verify": "verify"}
 _MIDDLE: tuple[Arm, ...] = ("base", "cold_start", "gcpo", *_BARE, "rule_grpo", "dpo", "bt_head")
-_NO_CHECKLIST = ("direct", "think")
+NO_CHECKLIST = ("direct", "think")
 CLAIM: dict[Arm, int] = {
     "base": 4, "direct": 1, "think": 1, "verify": 1, "cold_start": 1, "gcpo": 2, "bt_head": 2, "rule_grpo": 2, "dpo": 2,
 }  # fmt: skip
@@ -233,7 +233,7 @@ class Harness:
                 found.append((split, metrics, 0.0))
                 continue
             journal = folder / f"traces_{split}.jsonl"
-            inquiry = Inquiry(trained.model, data / name, len(pairs), journal, job.arm not in _NO_CHECKLIST)
+            inquiry = Inquiry(trained.model, data / name, len(pairs), journal, job.arm not in NO_CHECKLIST)
             ask([inquiry], config, job.seed)
             answers = read_answers(inquiry, pairs)
             traces = list(judged_traces(pairs, answers))

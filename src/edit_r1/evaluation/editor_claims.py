@@ -59,7 +59,7 @@ class Harness:
     def _measure(self, job: Job, folder: Path) -> Row:
         name = "gcpo" if job.arm == BASE else self.recipe.editor_claims.arms[job.arm].verifier
         verifier, data = self._claims.verifier(name, job.seed), self._claims.world(job.seed)
-        reward = RewardConfig(folder=str(verifier), checklist=name != "direct")
+        reward = RewardConfig(folder=str(verifier), checklist=name not in claims.NO_CHECKLIST)
         models, spent = {BASE: assets.EDITOR}, {"images": 0, "seconds": 0.0}
         if job.arm != BASE:
             models[job.arm], spent = self._train(job, folder / "run", data, reward)

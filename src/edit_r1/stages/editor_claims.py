@@ -15,7 +15,7 @@ from edit_r1.stages.evaluation import EvaluateConfig
 class EditorArm(Config):
     """`[editor_claims.arms.NAME]`: who rewards, and what differs from `editor_grpo`, or from another arm."""
 
-    verifier: Literal["direct", "cold_start", "gcpo"] = "gcpo"
+    verifier: Literal["direct", "think", "verify", "cold_start", "gcpo"] = "gcpo"
     """An arm of the claims about verifiers, of the size m and of the same seed."""
     like: str | None = None
     """The arm whose settings these are added to."""
