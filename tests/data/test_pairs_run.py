@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import datasets
 import pytest
@@ -13,11 +13,12 @@ from tests.data.trace_bench import QUESTIONS, instruction
 from tests.verifier.chat_server import Reply, answer, serving
 from typer.testing import CliRunner, Result
 
+from edit_r1.cli import verifier as cli_verifier
 from edit_r1.cli.main import app
 from edit_r1.config import load_recipe
 from edit_r1.data.store import read_pairs
 from edit_r1.records import Preference
-from edit_r1.stages import PairsConfig
+from edit_r1.stages import PairFormat, PairsConfig
 
 NAMED = answer(json.dumps(QUESTIONS))
 
@@ -293,9 +294,30 @@ def test_what_a_user_can_mend(bench: Bench) -> None:
 
 def test_nothing_left_to_train_on(bench: Bench) -> None:
     bench.manifest(bench.line(10, 11, 12, "same"), bench.line(10, 11, 11, "first"))
-    expected = "no pair is left to train on (identical_images 1, tie 1, held_out 0); bring more pairs, or lower"
+    expected = "no pair is left to train on (identical_images 1, tie 1, held_out 0); bring more pairs, or change"
     assert last_line(bench.run()).startswith(expected)
-    assert not (bench.out / "done.json").exists()
+    assert not bench.out.exists()  # so that the next command may have other settings
+
+
+def test_a_grown_manifest_is_another_run(bench: Bench) -> None:
+    bench.manifest(bench.line(10, 11, 12, "first"))
+    assert bench.run().exit_code == 0
+    bench.manifest(bench.line(10, 11, 12, "first"), bench.line(20, 21, 22, "first"))
+    assert "was made with other settings (inputs.content)" in last_line(bench.run("--resume"))
+    assert len(bench.kept()) == 1
+
+
+def test_an_image_column_of_another_type_is_one_line(bench: Bench) -> None:
+    names = ("source_image", "left_output_image", "right_output_image", "instruct_prompt", "left_model", "right_model")
+    row = {key: ["a.png"] for key in names} | {"vote_type": ["leftvote"]}
+    datasets.Dataset.from_dict(row).to_parquet(str(bench.folder / "bench.parquet"))
+    result = bench.run("--format", "genai-bench", path="bench.parquet", url="http://127.0.0.1:1/v1")
+    assert "row 0 is not as genai-bench has it (AttributeError" in last_line(result)
+
+
+def test_the_command_names_every_format() -> None:
+    given = get_type_hints(cli_verifier.pairs)["form"]
+    assert get_args(given) == get_args(PairFormat)
 
 
 def test_the_shipped_recipe() -> None:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from edit_r1 import assets
 from edit_r1.cli.main import app
 from edit_r1.config import load_recipe
+from edit_r1.errors import UserError
 from edit_r1.evaluation import claims, editor_claims
 from edit_r1.evaluation.editor_claims import Harness, Job, collect, plan
 from edit_r1.records import Edit
@@ -95,11 +96,25 @@ def test_rows_of_base_and_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_rows_of_other_seeds_and_arms_stay_in_the_table(tmp_path: Path) -> None:
-    """A table that was made with another recipe loses nothing when this one writes to it."""
-    results, rows = tmp_path / "editors.json", [{"arm": "gcpo", "seed": 7}, {"arm": "base", "seed": 0}]
+    """A table that was made for other seeds loses nothing when this recipe writes to it."""
+    base = {"arm": "base", "seed": 0, "settings": recipe().digest("base")}
+    results, rows = tmp_path / "editors.json", [{"arm": "gcpo", "seed": 7}, base]
     results.write_text(json.dumps(rows))
     assert Job("base", 0) not in collect(recipe(), tmp_path, results)
     assert json.loads(results.read_text()) == [rows[1], rows[0]]
+
+
+def test_a_row_of_other_settings_is_none(tmp_path: Path) -> None:
+    """An arm of the same name that meant something else: its row is not taken, and its folder is not gone on with."""
+    results, old = tmp_path / "editors.json", {"arm": "gcpo", "seed": 0, "settings": "another"}
+    results.write_text(json.dumps([old]))
+    folder = tmp_path / "gcpo" / "seed0"
+    folder.mkdir(parents=True)
+    (folder / "row.json").write_text(json.dumps(old))
+    assert Job("gcpo", 0) in collect(recipe(), tmp_path, results)
+    assert json.loads(results.read_text()) == []
+    with pytest.raises(UserError, match="made with other settings of the arm gcpo; move it away"):
+        Harness(recipe(), load_recipe(ClaimsRecipe, "claims"), tmp_path, tmp_path).run(Job("gcpo", 0))
 
 
 def test_the_confirmed_share_by_hand() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tests.verifier.chat_server import Server, answer, serving
+from tests.verifier.chat_server import Server, answer, choice, serving
 
 from edit_r1.errors import UserError
 from edit_r1.records import Check, Edit, EditTask, Failure, Principle, Provenance, Verdict
@@ -100,6 +100,18 @@ def test_a_server_that_stays_away_stops_the_run() -> None:
 def test_what_cannot_be_read_is_not_waited_for() -> None:
     unread = Reward(None, failures={"unreachable": 1, "no_score": 1})
     assert patient(lambda _: [unread], 100.0, lambda _: pytest.fail("waited"))(edits(1)) == [unread]
+
+
+def test_a_confident_reward_asks_the_server_for_probabilities() -> None:
+    """A trace that writes 8 and has probability 0.25 in all."""
+    text = format_trace(checks(True, True, True), 8.0)
+    content = [{"token": text, "logprob": math.log(0.25), "top_logprobs": []}]
+    with serving(lambda *_: (200, {"choices": [choice(text, logprobs={"content": content})]})) as server:
+        endpoint = {"base_url": server.url, "model": "judge"}
+        config = EditorGrpoConfig.model_validate({"rewards": ({"endpoint": endpoint},), "aggregate": "confident"})
+        (found,) = reward_function(config.rewards, config)(edits(1))
+    assert server.requests[0]["logprobs"] is True
+    assert found.score == pytest.approx(2.0)
 
 
 def test_what_a_server_refuses_is_a_failure_and_not_waited_for() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from edit_r1.errors import UserError
 from edit_r1.records import Check, Principle, PrincipleCategory, Provenance, Verdict
+from edit_r1.stages.data import Aggregation
 from edit_r1.verifier.aggregation import (
     AGGREGATES,
     confident,
@@ -94,8 +96,13 @@ def test_confident() -> None:
 
 
 def test_confident_without_probabilities_is_no_guess() -> None:
-    with pytest.raises(UserError, match="no log-probabilities"):
-        confident(MIXED, probable())
+    for unknown in (None, math.nan):
+        with pytest.raises(UserError, match="no log-probabilities"):
+            confident(MIXED, probable(log_prob=unknown))
+
+
+def test_settings_know_every_aggregate() -> None:
+    assert set(get_args(Aggregation)) == set(AGGREGATES)
 
 
 CATEGORIES: tuple[PrincipleCategory, ...] = ("follow", "keep", "quality")

@@ -236,11 +236,14 @@ def test_score_probabilities_of_whole_numbers() -> None:
 
 
 def test_log_probability_of_a_text() -> None:
-    """0.5 * 0.25 * 1; a token without a number makes it unknown, as does a server that gives none."""
-    written = steps(("[1] ", {"[1] ": 0.5}), ("=> yes ", {"=> yes ": 0.25}), "<score> 7 </score>")
-    torn = {"content": [{"token": "[1] "}, *written["content"][1:]]}
-    for logprobs, known in ((written, math.log(0.125)), (torn, None), (None, None)):
-        with serving(lambda r, k, found=logprobs: (200, {"choices": [choice("text", logprobs=found)]})) as server:
+    """0.5 * 0.25 * 1, whether or not the server lists the end too; a token without a number makes it unknown."""
+    text = "[1] => yes <score> 7 </score>"
+    written = steps(("[1] ", {"[1] ": 0.5}), ("=> yes ", {"=> yes ": 0.25}), "<score> 7 </score>")["content"]
+    ended = [*written, {"token": "<|im_end|>", "logprob": -3.0}]
+    torn, odd = [{"token": "[1] "}, *written[1:]], [{**written[0], "logprob": math.nan}, *written[1:]]
+    for content, known in ((written, math.log(0.125)), (ended, math.log(0.125)), (torn, None), (odd, None), ([], None)):
+        reply = choice(text, logprobs={"content": content})
+        with serving(lambda r, k, found=reply: (200, {"choices": [found]})) as server:
             (completion,) = ask(server.url, probabilities=True)[0][0]
         assert completion.log_prob == (known if known is None else pytest.approx(known))
 

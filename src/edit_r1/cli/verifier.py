@@ -81,7 +81,7 @@ def traces(
         "edit-r1 verifier pairs --pairs pairs.jsonl",
         "edit-r1 verifier pairs --pairs pairs.jsonl --preset my_recipe.toml --resume",
         "edit-r1 verifier pairs --pairs train.json --format editreward-data --images FOLDER --preset my_recipe.toml",
-        "edit-r1 verifier pairs --pairs FOLDER --format editscore-bench --preset my_recipe.toml --set test_share=0",
+        "edit-r1 verifier pairs --pairs FOLDER --format genai-bench --preset my_recipe.toml",
     ),
 )
 def pairs(

@@ -100,7 +100,7 @@ def run(config: CalibrationConfig, *, data: Path, model: Path | None, out: Path,
         return read_answers(inquiry, pairs)
 
     sampled = answers("sampled", max(config.traces), config.temperature, "expected")
-    greedy = answers("greedy", 1, 0.0, "confident")
+    greedy = answers("confident", 1, 0.0, "confident")
     length = _length(chosen, greedy)
     rows = [
         row("greedy", pairs, greedy, written_scores, 1, length),

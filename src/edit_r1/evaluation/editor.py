@@ -30,7 +30,7 @@ from edit_r1.world.render import from_image, render, to_image
 from edit_r1.world.tasks import Truth, WorldTask, judge_edits, sample_task
 
 TRACES = 1
-"""One greedy trace per edit, as in the recipes' training: the same quantity before and after."""
+"""One greedy trace per edit, as in the recipes' training; of it the score that it writes."""
 
 _STREAM = 32  # keeps these tasks apart from the held-out pairs of the same split and seed
 _CHUNK = 50

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edit_r1 import assets
+from edit_r1.errors import UserError
 from edit_r1.evaluation import claims
 from edit_r1.evaluation.editor import evaluate
 from edit_r1.evaluation.rows import Row, made_by, read_rows, write_rows
@@ -49,12 +50,17 @@ class Harness:
 
     def run(self, job: Job) -> Row:
         """The row of a job, made now or before."""
-        folder = self.out / job.arm / f"seed{job.seed}"
+        folder = _folder(self.out, job)
         file = folder / "row.json"
         if not file.exists():
-            row = self._measure(job, folder) | made_by()
+            row = self._measure(job, folder) | {"settings": self.recipe.digest(job.arm)} | made_by()
             atomic_write(file, json.dumps(row, indent=1) + "\n")
-        return json.loads(file.read_text())
+        row = json.loads(file.read_text())
+        if row.get("settings") != self.recipe.digest(job.arm):
+            raise UserError(
+                f"{folder} was made with other settings of the arm {job.arm}; move it away, or take another --out"
+            )
+        return row
 
     def _measure(self, job: Job, folder: Path) -> Row:
         name = "gcpo" if job.arm == BASE else self.recipe.editor_claims.arms[job.arm].verifier
@@ -96,6 +102,14 @@ class Harness:
         return out / "model", spent | {"curve": curve}
 
 
+def _folder(out: Path, job: Job) -> Path:
+    return out / job.arm / f"seed{job.seed}"
+
+
+def _job(row: Row) -> Job:
+    return Job(row["arm"], row["seed"])
+
+
 def _gains(own: Row, base: Row) -> Row:
     """What the editor gained over its base, and which share of the reward's gain the oracle confirms.
 
@@ -130,13 +144,15 @@ def run(
 
 
 def collect(recipe: EditorClaimsRecipe, out: Path, results: Path) -> list[Job]:
-    """Write every row there is to `results`, those that it has included; returns the jobs of the plan without one."""
-    found = {Job(row["arm"], row["seed"]): row for row in read_rows(results)}
+    """Write every row there is to `results`, those that it has included; returns the jobs of the plan without one.
+
+    A row that was made with other settings of its arm is no row of the plan, and leaves the table.
+    """
     jobs = plan(recipe)
-    for job in jobs:
-        file = out / job.arm / f"seed{job.seed}" / "row.json"
-        if file.exists():
-            found[job] = json.loads(file.read_text())
-    others = [row for job, row in found.items() if job not in jobs]  # of other seeds or arms than this recipe's
+    files = [_folder(out, job) / "row.json" for job in jobs]
+    known = read_rows(results)
+    rows = [*known, *(json.loads(file.read_text()) for file in files if file.exists())]
+    found = {_job(row): row for row in rows if _job(row) in jobs and row.get("settings") == recipe.digest(row["arm"])}
+    others = [row for row in known if _job(row) not in jobs]
     write_rows(results, [*(found[job] for job in jobs if job in found), *others])
     return [job for job in jobs if job not in found]

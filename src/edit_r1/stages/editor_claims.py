@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any, Literal, Self
 
@@ -41,6 +42,13 @@ class EditorClaimsRecipe(Config):
         """The settings of an arm. `ValueError` where they do not go together."""
         changed = self.editor_grpo.model_dump(mode="json") | self._changes(arm)
         return EditorGrpoConfig.model_validate_json(json.dumps(changed))
+
+    def digest(self, arm: str) -> str:
+        """A short name of everything that an arm's row depends on: its verifier and settings, and the measurement."""
+        known = self.editor_claims.arms.get(arm)  # the base has none
+        made = [known.verifier, self.config_of(arm).model_dump(mode="json")] if known else []
+        document = json.dumps([made, self.evaluate.model_dump(mode="json")], sort_keys=True)
+        return hashlib.sha256(document.encode()).hexdigest()[:12]
 
     def _changes(self, arm: str) -> dict[str, Any]:
         chosen = self.editor_claims.arms[arm]

@@ -85,14 +85,17 @@ def examine_editor(recipe: str, model: Path | None, gpus: int, overrides: Sequen
         disk=editor_disk(size, config),
         host=held,
         assumed=assumed,
-        missing=missing_packages(False, "QwenImage" in description.kind or bool(assumed) or _stock_verifiers(config)),
+        missing=missing_packages(
+            False, "QwenImage" in description.kind or bool(assumed) or _stock_verifiers(config, tiny)
+        ),
     )
 
 
-def _stock_verifiers(config: EditorGrpoConfig) -> bool:
-    """Whether a verifier of this process has a processor of transformers."""
+def _stock_verifiers(config: EditorGrpoConfig, tiny: bool) -> bool:
+    """Whether a verifier here has a processor of transformers; beside the tiny editor a missing one is tiny."""
     sources = [*config.rewards, *([config.judge] if config.judge else [])]
-    return any(is_stock(Path(source.folder)) for source in sources if source.folder is not None)
+    folders = [Path(source.folder) for source in sources if source.folder is not None]
+    return any(is_stock(folder) for folder in folders if folder.is_dir() or not tiny)
 
 
 def editor_work(config: EditorGrpoConfig, gpus: int) -> EditorWork:

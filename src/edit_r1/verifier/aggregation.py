@@ -78,7 +78,7 @@ def confident(verdict: Verdict, completion: Completion) -> float:
     Raises:
         UserError: the engine does not give probabilities.
     """
-    if completion.log_prob is None:
+    if completion.log_prob is None or math.isnan(completion.log_prob):
         raise UserError(
             "the verifier's engine gives no log-probabilities, which the aggregation 'confident' needs; "
             "choose another one, such as 'model'"

@@ -125,7 +125,7 @@ def read_pairs(form: PairFormat, path: Path, images: Path | None) -> Records[Row
         name = f"{path} row {index}"
         try:
             return reader(cast(Fields, entries[index]), name)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             reason = f"{type(error).__name__} {error}"
             raise UserError(f"{name} is not as {form} has it ({reason}); check --format and the file") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
@@ -63,8 +64,14 @@ def run(config: PairsConfig, *, source: Source, out: Path, seed: int, resume: bo
     with closing(decomposer.engine) if decomposer else nullcontext():
         ledger = Ledger()
         entries = _sift(_remember(rows, ledger, own=source.form == "jsonl"), ledger)
-        inputs = {"seed": seed, "pairs": str(source.path), "format": source.form, "images": str(source.images or "")}
-        folder = Run.open(out, config, resume, inputs={**inputs, "prompt": prompt_hash("decompose")})
+        if not split(entries, config.test_share, seed)[0]:
+            reasons = _reasons(ledger, len(entries))
+            raise UserError(f"no pair is left to train on ({reasons}); bring more pairs, or change test_share")
+        inputs = {
+            "seed": seed, "pairs": str(source.path), "content": _digest(entries), "format": source.form,
+            "images": str(source.images or ""), "prompt": prompt_hash("decompose"),
+        }  # fmt: skip
+        folder = Run.open(out, config, resume, inputs=inputs)
         if folder.done is not None:
             return folder.done
         journal = Journal(folder.path / "journal.jsonl")
@@ -75,8 +82,8 @@ def run(config: PairsConfig, *, source: Source, out: Path, seed: int, resume: bo
     entries, answers = _with_principles(entries, journal, ledger)
     train, test = split(entries, config.test_share, seed)
     if not train:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in [*ledger.counts(), ("held_out", len(test))])
-        raise UserError(f"no pair is left to train on ({reasons}); bring more pairs, or lower test_share")
+        reasons = _reasons(ledger, len(test))
+        raise UserError(f"no pair is left to train on ({reasons}); see what the decomposer answered in {journal.path}")
     _write(folder.path / TRAIN_PAIRS, rows, train)
     if test:
         _write(folder.path / TEST_PAIRS, rows, test)
@@ -84,6 +91,15 @@ def run(config: PairsConfig, *, source: Source, out: Path, seed: int, resume: bo
     atomic_write(folder.path / "summary.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     folder.finish(document)
     return document
+
+
+def _reasons(ledger: Ledger, held_out: int) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in [*ledger.counts(), ("held_out", held_out)])
+
+
+def _digest(entries: Sequence[Entry]) -> str:
+    """What a run is of: other pairs under the same path are another run."""
+    return hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
 
 
 def _demand_principles(rows: Records[Row | None]) -> None:

@@ -215,7 +215,7 @@ def _completion(choice: object) -> Completion:
     steps = _entry(_entry(choice, "logprobs"), "content")
     known = cast("list[object]", steps) if isinstance(steps, list) else []
     return Completion(
-        text=text, finished=reason != "length", score_probs=_score_probs(known), log_prob=_log_prob(known)
+        text=text, finished=reason != "length", score_probs=_score_probs(known), log_prob=_log_prob(known, text)
     )
 
 
@@ -225,11 +225,19 @@ def _text(content: object) -> str:
     return "".join(part for part in parts if isinstance(part, str)).encode(errors="replace").decode()
 
 
-def _log_prob(steps: Sequence[object]) -> float | None:
-    """Log-probability of the whole text; None where a token has none."""
-    found = [_entry(step, "logprob") for step in steps]
-    numbers = [float(value) for value in found if isinstance(value, int | float)]
-    return math.fsum(numbers) if numbers and len(numbers) == len(found) else None
+def _log_prob(steps: Sequence[object], text: str) -> float | None:
+    """Log-probability of the text; None where a token of it has none. A server may list the token that ends it too."""
+    found: list[float] = []
+    position = 0
+    for step in steps:
+        if position >= len(text):
+            break
+        value = _entry(step, "logprob")
+        if not isinstance(value, int | float) or math.isnan(value):
+            return None
+        found.append(float(value))
+        position += len(_text(_entry(step, "token")))
+    return math.fsum(found) if found else None
 
 
 def _score_probs(steps: Sequence[object]) -> dict[float, float] | None:
