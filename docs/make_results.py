@@ -93,7 +93,8 @@ GCPO against wrong labels among the training pairs:
 
 The same tasks and noise for all arms of a seed; {editor_rows} of {all_editor_rows} rows are there. *Reward*: the
 mean score that the arm's own verifier writes (training may also weigh it with its probability). *Gain*: of success over
-the base, in points. *Confirmed*: the gain of success over the gain of that score (as a share of 10). *Alarm*: the first step at which a guard alarmed (docs/guards.md), seed by seed.
+the base, in points. *Confirmed*: the gain of success over the gain of that score (as a share of 10; where it
+rose by 0.1 or more). *Alarm*: the first step at which a guard alarmed (docs/guards.md), seed by seed.
 
 {editor_arms}
 

@@ -24,6 +24,8 @@ from edit_r1.stages import ClaimsRecipe, EditorClaimsRecipe, RewardConfig
 from edit_r1.training import editor_grpo
 
 BASE = "base"
+_RISEN = 0.01
+"""Of 1: a reward that gained less has not risen, and no share of it can be confirmed."""
 _SPENT = ("seconds_sample", "seconds_verify", "seconds_update")
 
 
@@ -113,7 +115,7 @@ def _job(row: Row) -> Job:
 def _gains(own: Row, base: Row) -> Row:
     """What the editor gained over its base, and which share of the reward's gain the oracle confirms.
 
-    The share is the gain of `oracle_success` over that of `reward / 10`; None where the reward has not risen.
+    The share is the gain of `oracle_success` over that of `reward / 10`; None where the latter is below `_RISEN`.
     """
     success = own["oracle_success"] - base["oracle_success"]
     rewards = own["reward"], base["reward"]
@@ -121,7 +123,7 @@ def _gains(own: Row, base: Row) -> Row:
     return {
         "success_gain": success,
         "reward_gain": reward,
-        "confirmed": success / reward if reward is not None and reward > 0 else None,
+        "confirmed": success / reward if reward is not None and reward >= _RISEN else None,
     }
 
 
