@@ -29,6 +29,7 @@ from edit_r1.training.model_card import model_card
 
 
 class Settings(Config):
+    objective: str = "nft"
     steps: int = 2
     probe_steps: int = 2
 
@@ -115,7 +116,8 @@ def test_a_card_tells_the_making_and_no_persons_paths(tmp_path: Path) -> None:
     assert "| commit of edit-r1 | `abc123 with uncommitted changes` |" in card
     settings = re.search(r"```json\n(.*?)```", card, re.DOTALL)
     assert settings is not None
-    assert json.loads(settings[1]) == {"steps": 2, "probe_steps": 2}
+    assert json.loads(settings[1]) == {"objective": "nft", "steps": 2, "probe_steps": 2}
+    assert "DiffusionNFT with the score of a reasoning verifier" in card
 
 
 @pytest.mark.parametrize(("kind", "relation"), [("lora", "adapter"), ("merged", "finetune")])
