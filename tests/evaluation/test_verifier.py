@@ -9,9 +9,12 @@ import pytest
 from tests.training.tiny_run import WORLD, tiny_verifier, tiny_world
 
 from edit_r1.data.gold import truth_of
-from edit_r1.data.store import read_pairs
+from edit_r1.data.store import JudgedPair, read_pairs, write_pairs
+from edit_r1.errors import UserError
 from edit_r1.evaluation import answers as asking
 from edit_r1.evaluation import verifier as evaluation
+from edit_r1.evaluation.results import VerifierResult
+from edit_r1.evaluation.sanity import first_tasks
 from edit_r1.images import image_hash
 from edit_r1.records import Check
 from edit_r1.stages import TEST_PAIRS, EvaluateConfig
@@ -70,6 +73,28 @@ def test_a_perfect_verifier_is_measured_as_perfect(tmp_path: Path, monkeypatch: 
     assert result["heldout"]["gcpo"]["pairs"] == 4
     for example in result["examples"]:
         assert all((tmp_path / "out" / example[key]).is_file() for key in ("source", "first", "second"))
+
+
+def test_pairs_of_which_nobody_knows_the_truth_are_measured_without_checks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six pairs as a person's preferences would be stored, without readings and without kinds that were held out.
+
+    All are ordered right, no check counts, the examples have no truth, and the sanity suite says what it needs.
+    """
+    world, own = tiny_world(tmp_path), tmp_path / "own"
+    scripted(monkeypatch, answers(world))
+    own.mkdir()
+    write_pairs(own / TEST_PAIRS, [JudgedPair(pair.preference) for pair in read_pairs(world / TEST_PAIRS)])
+    shown = evaluation.run(CONFIG, data=own, model=tmp_path, out=tmp_path / "out", seed=0, resume=False)
+    assert "in the preferred order  100.0%" in shown
+    assert "true checks             nobody knows" in shown
+    result = VerifierResult.model_validate_json((tmp_path / "out" / "verifier.json").read_text())
+    assert (result.stages["verifier"].pairs, result.stages["verifier"].check_accuracy, result.heldout) == (6, None, {})
+    checks = [check for example in result.examples for check in example.stages["verifier"].first.checks]
+    assert {check.truth for check in checks} == {None}
+    with pytest.raises(UserError, match=r"own is no built-in world"):
+        first_tasks(own, 1)
 
 
 def test_unreadable_traces_are_counted_and_their_pairs_are_ties(

@@ -10,6 +10,7 @@ import typer
 
 from edit_r1.cli.options import (
     EDITOR_MEND,
+    PAIRS_MEND,
     VERIFIER_MEND,
     WORLD_MEND,
     Data,
@@ -37,6 +38,7 @@ app = typer.Typer(no_args_is_help=True, help="Measure a verifier or an editor on
     "verifier",
     epilog=examples(
         "edit-r1 evaluate verifier --model runs/gcpo --data runs/world",
+        "edit-r1 evaluate verifier --model runs/gcpo --data runs/pairs   (your own preferences)",
         "edit-r1 evaluate verifier --out runs/evaluate_base     (the shipped base)",
     ),
 )
@@ -49,18 +51,21 @@ def verifier(
     data: Data = Path("runs/world"),
     model: VerifierModel = None,
 ) -> None:
-    """Count the held-out pairs that a verifier orders as the annotators did, and its checks that are true."""
+    """Count the held-out pairs that a verifier orders as the annotators did, and its checks that are true.
+
+    Of real edits, as `edit-r1 verifier pairs` leaves them, nobody knows which checks are true.
+    """
     from edit_r1.config import load_recipe
-    from edit_r1.stages import HELDOUT_PAIRS, TEST_PAIRS, EvaluateConfig
+    from edit_r1.stages import TEST_PAIRS, EvaluateConfig
 
     config = load_recipe(EvaluateConfig, preset, overrides or [], section="evaluate")
-    world_folder(data, TEST_PAIRS, HELDOUT_PAIRS)
+    world_folder(data, TEST_PAIRS, mend=PAIRS_MEND)
     if model is not None:
         model = model_folder(model, "--model", VERIFIER_MEND)
 
     from edit_r1.evaluation.verifier import run
 
-    run(config, data=data, model=model, out=out, seed=seed, resume=resume)
+    typer.echo(run(config, data=data, model=model, out=out, seed=seed, resume=resume))
 
 
 @app.command(

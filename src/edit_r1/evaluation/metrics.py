@@ -49,10 +49,13 @@ class ScoredPair:
 
 @dataclass(frozen=True)
 class JudgedTrace:
-    """One trace of a verifier and the true answer to each of its principles, in the order of `verdict.checks`."""
+    """One trace of a verifier and the true answer to each of its principles, in the order of `verdict.checks`.
+
+    `truth` is None where nobody knows: such checks are not counted.
+    """
 
     verdict: Verdict | Failure
-    truth: tuple[bool, ...]
+    truth: tuple[bool, ...] | None
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class VerifierMetrics:
         ci95: 95% interval of `pairwise_accuracy`.
         pairs: how many pairs, without those judged "same".
         traces: sampled traces per edit, whose mean is the score.
-        check_accuracy: share of checks of readable traces that agree with the truth; None when no trace is readable.
+        check_accuracy: share of checks of readable traces that agree with the truth; None where none counts.
         failure_rate: share of traces that cannot be read.
         tie_rate: share of undecided pairs: equal scores, or no score on one side.
     """
@@ -229,7 +232,7 @@ def confusion(traces: Iterable[JudgedTrace]) -> dict[PrincipleCategory, Confusio
     """
     counts: Counter[tuple[PrincipleCategory, bool, bool]] = Counter()
     for trace in traces:
-        if isinstance(trace.verdict, Failure):
+        if isinstance(trace.verdict, Failure) or trace.truth is None:
             continue
         for check, truth in zip(trace.verdict.checks, trace.truth, strict=True):
             counts[check.principle.category, check.met, truth] += 1

@@ -17,6 +17,7 @@ import numpy as np
 
 from edit_r1 import assets
 from edit_r1.data.store import read_pairs
+from edit_r1.errors import UserError
 from edit_r1.evaluation.answers import Answer, answer_from_json, judgement_to_json
 from edit_r1.evaluation.attacks import edits_of
 from edit_r1.evaluation.sanity_sheet import draw_sheet
@@ -70,9 +71,11 @@ def run(config: SanityConfig, *, data: Path, model: Path | None, out: Path, seed
 
 
 def first_tasks(data: Path, count: int) -> list[WorldTask]:
-    """The first different tasks of a world's test pairs, at most `count`."""
+    """The first different tasks of a world's test pairs, at most `count`. `UserError` where edits are real."""
     found: dict[tuple[str, str], WorldTask] = {}
     for pair in read_pairs(data / TEST_PAIRS):
+        if not pair.first_truth:
+            raise UserError(f"{data} is no built-in world, of whose tasks the attacks are made: `edit-r1 world make`")
         task = pair.preference.task
         found.setdefault((task.meta, task.instruction), world_task(task))
         if len(found) == count:

@@ -1,9 +1,13 @@
-"""Held-out measurement of verifiers: pairs ordered as the annotators did, and checks that agree with the oracle."""
+"""Held-out measurement of verifiers: pairs ordered as the annotators did, and checks that agree with the oracle.
+
+Of real edits nobody knows the truth: their pairs are measured, and their checks are not.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +38,7 @@ def judged_traces(pairs: Sequence[JudgedPair], answers: Sequence[Answers]) -> It
             (pair.preference.second, pair.second_truth, answer.second),
         )
         for edit, truth, said in sides:
-            gold = tuple(gold_checks(edit, truth))
+            gold = tuple(gold_checks(edit, truth)) if truth else None
             for verdict in said.verdicts:
                 yield JudgedTrace(verdict, gold if isinstance(verdict, Verdict) and verdict.checks else ())
 
@@ -57,6 +61,7 @@ def _shown(edit: Edit, truth: str, said: Answer) -> dict[str, Any]:
         failure = next(v for v in said.verdicts if isinstance(v, Failure))
         return {"score": None, "trace": failure.text, "checks": [], "failure": failure.kind}
     verdict = min(readable, key=lambda v: abs(v.score - (said.score or 0.0)))
+    gold = gold_checks(edit, truth) if truth else [None] * len(verdict.checks)
     checks = [
         {
             "question": c.principle.question,
@@ -65,7 +70,7 @@ def _shown(edit: Edit, truth: str, said: Answer) -> dict[str, Any]:
             "reason": c.reason,
             "truth": t,
         }
-        for c, t in zip(verdict.checks, gold_checks(edit, truth), strict=True)
+        for c, t in zip(verdict.checks, gold, strict=True)
     ]
     return {"score": said.score, "trace": verdict.trace, "checks": checks, "failure": None}
 
@@ -130,25 +135,20 @@ def evaluate(
     run = Run.open(out, config, resume, inputs=inputs)
     if run.done is not None:
         return run.done
-    pairs = list(read_pairs(data / TEST_PAIRS))[: config.pairs]
-    heldout = list(read_pairs(data / HELDOUT_PAIRS))[: config.heldout_pairs]
-    journals = out / "traces"
-    asked = {
-        name: [
-            Inquiry(
-                model,
-                data / folder,
-                min(len(those), config.base_pairs) if name == "base" else len(those),
-                journals / f"{name}{suffix}.jsonl",
-            )
-            for folder, those, suffix in ((TEST_PAIRS, pairs, ""), (HELDOUT_PAIRS, heldout, "_heldout"))
-        ]
-        for name, model in models.items()
-    }
-    ask([inquiry for both in asked.values() for inquiry in both], config, seed)
+    held = (data / HELDOUT_PAIRS).exists()  # no kinds are held out where edits are real
+    pairs = list(islice(read_pairs(data / TEST_PAIRS), config.pairs))
+    heldout = list(islice(read_pairs(data / HELDOUT_PAIRS), config.heldout_pairs)) if held else []
+
+    def inquiry(name: str, folder: str, count: int, suffix: str = "") -> Inquiry:
+        count = min(count, config.base_pairs) if name == "base" else count
+        return Inquiry(models[name], data / folder, count, out / "traces" / f"{name}{suffix}.jsonl")
+
+    asked = {name: inquiry(name, TEST_PAIRS, len(pairs)) for name in models}
+    kinds = {name: inquiry(name, HELDOUT_PAIRS, len(heldout), "_heldout") for name in models if heldout}
+    ask([*asked.values(), *kinds.values()], config, seed)
     result: dict[str, Any] = {key: {} for key in ("stages", "heldout", "by_category", "confusion", "failures")}
     stages: dict[str, list[Answers]] = {}
-    for name, (main, kinds) in asked.items():
+    for name, main in asked.items():
         stages[name] = read_answers(main, pairs[: main.count])
         scored = scored_pairs(pairs[: main.count], stages[name])
         traces = list(judged_traces(pairs[: main.count], stages[name]))
@@ -156,8 +156,9 @@ def evaluate(
         result["by_category"][name] = pairs_by_category(scored)
         result["confusion"][name] = {key: table.to_json() for key, table in confusion(traces).items()}
         result["failures"][name] = failure_counts(trace.verdict for trace in traces)
-        judged = heldout[: kinds.count]
-        answers = read_answers(kinds, judged)
+    for name, those in kinds.items():
+        judged = heldout[: those.count]
+        answers = read_answers(those, judged)
         metrics = verifier_metrics(
             scored_pairs(judged, answers), list(judged_traces(judged, answers)), traces_per_edit=config.traces
         )
@@ -168,6 +169,19 @@ def evaluate(
     return result["stages"]
 
 
-def run(config: EvaluateConfig, *, data: Path, model: Path | None, out: Path, seed: int, resume: bool) -> None:
-    """Measure one verifier, the shipped base by default."""
-    evaluate(config, data=data, models={"verifier": model or assets.VERIFIER}, out=out, seed=seed, resume=resume)
+def run(config: EvaluateConfig, *, data: Path, model: Path | None, out: Path, seed: int, resume: bool) -> str:
+    """Measure one verifier, the shipped base by default; the numbers as text for people."""
+    models = {"verifier": model or assets.VERIFIER}
+    found = evaluate(config, data=data, models=models, out=out, seed=seed, resume=resume)["verifier"]
+    low, high = found["ci95"]
+    checks = found["check_accuracy"]
+    return "\n".join(
+        (
+            f"{found['pairs']} held-out pairs, {found['traces']} traces an edit",
+            f"in the preferred order  {found['pairwise_accuracy']:.1%} (95%: {low:.1%} to {high:.1%})",
+            f"undecided               {found['tie_rate']:.1%}; counted as half right: {found['tie_half']:.1%}",
+            f"true checks             {'nobody knows' if checks is None else format(checks, '.1%')}",
+            f"unreadable traces       {found['failure_rate']:.1%}",
+            f"examples, categories    {out / 'verifier.json'}",
+        )
+    )
