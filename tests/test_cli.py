@@ -175,7 +175,7 @@ def given_input(folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("command", "lacking"),
-    [("verifier cold-start", "edits"), ("verifier gcpo", "pairs_train"), ("evaluate verifier", "pairs_heldout")],
+    [("verifier cold-start", "edits"), ("verifier gcpo", "pairs_train"), ("evaluate verifier", "pairs_test")],
 )
 def test_a_folder_that_is_no_world_is_named_and_nothing_is_begun(command: str, lacking: str, tmp_path: Path) -> None:
     data, out = given_input(tmp_path / "data"), tmp_path / "out"

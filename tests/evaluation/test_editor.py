@@ -98,6 +98,14 @@ def test_a_copier_and_a_perfect_editor(tmp_path: Path, faked: None) -> None:
     assert all(edit.checks == () for edit in unreadable)
 
 
+def test_the_text_has_a_line_per_editor(tmp_path: Path, faked: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation.assets, "EDITOR", Path("copy"))
+    places: dict[str, Any] = {"data": Path("world"), "verifier": Path("v"), "out": tmp_path / "e"}
+    text = evaluation.run(CONFIG, **places, model=Path("right"), seed=0, resume=False).splitlines()
+    assert text[1].split()[:6] == ["base", "0.0%", "0.0%", "100.0%", "100.0%", "100.0%"]
+    assert text[2].split() == ["grpo", "100.0%", "100.0%", "100.0%", "100.0%", "0.0%", "9.00", "100.0%", "to", "100.0%"]
+
+
 def test_a_finished_measurement_is_not_repeated(tmp_path: Path, faked: None, monkeypatch: pytest.MonkeyPatch) -> None:
     first = measure(tmp_path / "e", {"base": Path("copy")})
     monkeypatch.setattr(evaluation, "load_editor", None)

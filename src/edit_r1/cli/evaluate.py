@@ -103,7 +103,7 @@ def editor(
 
     from edit_r1.evaluation.editor import run
 
-    run(config, data=data, model=model, verifier=verifier, out=out, seed=seed, resume=resume)
+    typer.echo(run(config, data=data, model=model, verifier=verifier, out=out, seed=seed, resume=resume))
 
 
 @app.command(

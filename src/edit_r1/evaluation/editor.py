@@ -200,10 +200,17 @@ def evaluate(
 
 def run(
     config: EvaluateConfig, *, data: Path, model: Path | None, verifier: Path, out: Path, seed: int, resume: bool
-) -> None:
-    """Measure the editor in `model` beside the shipped base; the base alone without a model."""
+) -> str:
+    """Measure the editor in `model` beside the shipped base (the base alone without a model); text for people."""
     models = {"base": assets.EDITOR} | ({"grpo": model} if model is not None else {})
-    evaluate(config, data=data, models=models, verifier=verifier, out=out, seed=seed, resume=resume)
+    found = evaluate(config, data=data, models=models, verifier=verifier, out=out, seed=seed, resume=resume)
+    shares = ("oracle_success", "oracle_follow", "oracle_keep", "oracle_quality", "noop_rate")
+    lines = ["editor   success  follow    keep  quality  copies  reward  95% of success"]
+    for name, row in found.items():
+        numbers = "".join(f"{row[key]:{width}.1%}" for key, width in zip(shares, (9, 8, 8, 9, 8), strict=True))
+        reward = "–" if row["reward"] is None else f"{row['reward']:.2f}"
+        lines.append(f"{name:<7}{numbers}{reward:>8}  {row['ci95'][0]:.1%} to {row['ci95'][1]:.1%}")
+    return "\n".join([*lines, f"examples, categories: {out / 'editor.json'}"])
 
 
 def _said(sample: Sample) -> dict[str, Any]:
