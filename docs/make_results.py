@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from edit_r1.config import load_recipe
-from edit_r1.evaluation.claims_table import NOISE, arms_table, curves_table, editors_table, gains_table, noise_table
+from edit_r1.evaluation.claims_table import (
+    NOISE,
+    arms_table,
+    curves_table,
+    editors_table,
+    gains_table,
+    noise_table,
+    table,
+)
 from edit_r1.evaluation.rows import read_rows
 from edit_r1.files import atomic_write
 from edit_r1.stages import ClaimsRecipe, EditorClaimsRecipe
@@ -156,12 +164,6 @@ TARGETS: tuple[tuple[str, Measure, Callable[[float], bool], str], ...] = (
     ),
     ("editor after RL, copies: not more", _gain("editor", "base", "grpo", "noop_rate"), lambda v: v <= 0, "{:+.1f}"),
 )
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def targets(reports: Sequence[Report], names: Sequence[str], threads: Sequence[int]) -> str:
