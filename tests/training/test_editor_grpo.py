@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -18,16 +17,16 @@ from PIL import Image
 from tests.training.tiny_editor import tiny_editor
 from torch import Tensor
 
-from edit_r1.data.store import _png
+from edit_r1.data.store import write_tasks
 from edit_r1.editors.base import Editor
 from edit_r1.editors.kontext import KontextEditor
 from edit_r1.editors.loading import load_editor
 from edit_r1.errors import UserError
 from edit_r1.flow.gaussian import log_prob
-from edit_r1.records import Edit
+from edit_r1.records import Edit, EditTask
 from edit_r1.runs.checkpoint import load_checkpoint
 from edit_r1.runs.run import Run, read_metrics
-from edit_r1.stages import EditorGrpoConfig
+from edit_r1.stages import EDITOR_TASKS, EditorGrpoConfig
 from edit_r1.training import editor_grpo
 from edit_r1.training.editor_groups import best_and_worst
 from edit_r1.training.editor_grpo import Judges, new_policy, reward_metrics, train
@@ -483,20 +482,13 @@ def test_world_tasks_are_functions_of_their_index_and_of_their_split(tmp_path: P
 
 
 def test_a_data_set_of_tasks_takes_the_place_of_the_world(tmp_path: Path) -> None:
-    rng = generator(0, "train")
-    columns = {"category": "x", "principles": "[]", "meta": ""}
-    rows = [
-        {"source": _png(sample_task(rng, "train").record().source.convert("L")), "instruction": f"task {i}", **columns}
-        for i in range(10)
-    ]
-    features = {"source": datasets.Image(), **dict.fromkeys(("instruction", *columns), datasets.Value("string"))}
-    datasets.Dataset.from_list(rows, features=datasets.Features(features)).save_to_disk(tmp_path / "editor_tasks")
+    source = sample_task(generator(0, "train"), "train").record().source
+    write_tasks(tmp_path / EDITOR_TASKS, [EditTask(source, f"task {i}", "x") for i in range(10)])
     found = open_tasks(tmp_path, 0, 48)
     assert [task.instruction for task in found.probe] == ["task 8", "task 9"]
     epochs = [[found.train(8 * epoch + i).instruction for i in range(8)] for epoch in range(2)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == [f"task {i}" for i in range(8)]
     assert epochs[0] != epochs[1]
-    assert found.train(0).source.mode == "RGB"
     metrics = edit_metrics([Edit(found.train(0), found.train(0).source, "copy", 0)])
     assert metrics == {"noop_rate": 1.0}  # the oracle knows nothing of these tasks
 

@@ -9,8 +9,8 @@ import typer
 
 from edit_r1.cli.options import (
     EDITOR_MEND,
+    TASKS_MEND,
     VERIFIER_MEND,
-    WORLD_MEND,
     Data,
     Out,
     Overrides,
@@ -31,9 +31,48 @@ def group() -> None:
 
 
 @app.command(
+    "tasks",
+    epilog=examples(
+        "edit-r1 editor tasks --tasks tasks.jsonl",
+        "edit-r1 editor tasks --tasks tasks.jsonl --preset my_recipe.toml --resume",
+    ),
+)
+def tasks(
+    tasks: Annotated[
+        Path, typer.Option("--tasks", metavar="FILE.jsonl", help="One JSON object a line (docs/editor_grpo.md).")
+    ],
+    preset: Preset = "qwen_vl/tasks",
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    out: Out = Path("runs/tasks"),
+    resume: Resume = False,
+    finish: Annotated[bool, typer.Option("--finish", help="Leave out the tasks whose principles are missing.")] = False,
+) -> None:
+    """Turn pictures and instructions of your own into the tasks that `edit-r1 editor grpo` practises on.
+
+    Principles that a task does not bring are asked of the chat model that the recipe names; --resume asks for those
+    that are missing.
+    """
+    from edit_r1.config import load_recipe
+    from edit_r1.stages import TasksConfig
+
+    config = load_recipe(TasksConfig, preset, overrides or [], section="tasks")
+
+    from edit_r1.data.tasks import run
+
+    found = run(config, manifest=tasks, out=out, seed=seed, resume=resume, finish=finish)
+    counts, dropped = found["tasks"], found["dropped"]
+    typer.echo(f"{out}: {counts['kept']} tasks on {found['sources']} images, of {counts['in']} in all")
+    if any(dropped.values()):
+        listed = ", ".join(f"{reason} {count}" for reason, count in dropped.items() if count)
+        typer.echo(f"dropped: {listed} (see {out / 'summary.json'})")
+
+
+@app.command(
     "grpo",
     epilog=examples(
         "edit-r1 editor grpo --data runs/world --verifier runs/gcpo",
+        "edit-r1 editor grpo --data runs/tasks --preset my_recipe.toml --model EDITOR --verifier VERIFIER",
         "edit-r1 editor grpo --set steps=10 --resume",
     ),
 )
@@ -62,7 +101,7 @@ def grpo(
     from edit_r1.stages import EditorGrpoConfig
 
     config = load_recipe(EditorGrpoConfig, preset, overrides or [], section="editor_grpo")
-    existing_folder(data, "--data", WORLD_MEND)
+    existing_folder(data, "--data", TASKS_MEND)
     if verifier is not None or not config.rewards:
         verifier = model_folder(verifier or Path("runs/gcpo"), "--verifier", VERIFIER_MEND)
     if model is not None:

@@ -25,7 +25,9 @@ Overrides = Annotated[
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed and same machine give the same numbers.")]
 Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The run directory to make.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it stopped.")]
-Data = Annotated[Path, typer.Option("--data", metavar="FOLDER", help="A world made by `edit-r1 world make`.")]
+Data = Annotated[
+    Path, typer.Option("--data", metavar="FOLDER", help="A world made by `edit-r1 world make`, or your own data.")
+]
 VerifierModel = Annotated[
     Path | None,
     typer.Option("--model", metavar="FOLDER", help="The verifier to start from; the shipped tiny base by default."),
@@ -33,6 +35,7 @@ VerifierModel = Annotated[
 
 EDITS_MEND = "make one with `edit-r1 world make` or `edit-r1 verifier traces`, and give its folder"
 PAIRS_MEND = "make one with `edit-r1 world make` or `edit-r1 verifier pairs`, and give its folder"
+TASKS_MEND = "make one with `edit-r1 world make` or `edit-r1 editor tasks`, and give its folder"
 WORLD_MEND = "make one with `edit-r1 world make --out FOLDER`"
 VERIFIER_MEND = "train one with `edit-r1 verifier cold-start`, or give the folder of another verifier"
 EDITOR_MEND = "train one with `edit-r1 editor grpo`, or give the folder of another editor"

@@ -25,7 +25,8 @@ RecordT = TypeVar("RecordT")
 
 _ROWS_IN_MEMORY = 100
 _MEND = (
-    "make it anew with the command that made it (`edit-r1 world make`, or `traces` or `pairs` of `edit-r1 verifier`)"
+    "make it anew with the command that made it (`edit-r1 world make`, `traces` or `pairs` of `edit-r1 verifier`, or "
+    "`edit-r1 editor tasks`)"
 )
 
 
@@ -144,6 +145,16 @@ def _read(path: Path, columns: dict[str, Any], make: Callable[[dict[str, Any]], 
     if not isinstance(loaded, datasets.Dataset) or missing:
         raise UserError(f"{path} lacks the columns {', '.join(sorted(missing))}; {_MEND}")
     return Records(len(loaded), lambda index: make(dict(loaded[index])))
+
+
+def write_tasks(path: Path, tasks: Iterable[EditTask]) -> None:
+    """Write tasks as one data set folder."""
+    _write(path, map(_task_row, tasks), _TASK)
+
+
+def read_tasks(path: Path) -> Records[EditTask]:
+    """Inverse of `write_tasks`."""
+    return _read(path, _TASK, _task)
 
 
 def write_edits(path: Path, edits: Iterable[JudgedEdit]) -> None:

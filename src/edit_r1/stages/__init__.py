@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that a mistake in a recipe is reported before
 from edit_r1.stages.bases import PretrainEditorConfig, PretrainVerifierConfig, TinySize
 from edit_r1.stages.claims import ARMS, SIZES, Arm, ClaimsConfig, ClaimsRecipe, Size
 from edit_r1.stages.data import (
+    EDITOR_TASKS,
     EDITS,
     HELDOUT_PAIRS,
     PROBE,
@@ -17,6 +18,7 @@ from edit_r1.stages.data import (
     Measured,
     PairFormat,
     PairsConfig,
+    TasksConfig,
     TeacherConfig,
     TracesConfig,
     WorldConfig,
@@ -37,6 +39,7 @@ from edit_r1.stages.verifier import (
 
 __all__ = [
     "ARMS",
+    "EDITOR_TASKS",
     "EDITS",
     "HELDOUT_PAIRS",
     "PROBE",
@@ -71,6 +74,7 @@ __all__ = [
     "SanityConfig",
     "SftConfig",
     "Size",
+    "TasksConfig",
     "TeacherConfig",
     "TinySize",
     "TraceDpoConfig",

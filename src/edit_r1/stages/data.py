@@ -14,6 +14,8 @@ EDITS, TRAIN_PAIRS, TEST_PAIRS, HELDOUT_PAIRS, PROBE = "edits", "pairs_train", "
 TRACES = "traces"
 """The data set of kept texts: the folder that `edit-r1 verifier traces` writes into its own."""
 
+EDITOR_TASKS = "editor_tasks"
+"""The data set of tasks for the editor: the folder that `edit-r1 editor tasks` writes into its own."""
 
 Aggregation = Literal["model", "weighted", "min_geomean", "expected", "confident"]
 """How a trace becomes a number: `verifier.aggregation`."""
@@ -106,5 +108,14 @@ class PairsConfig(Config):
     """Share of the source images whose pairs are held out, as `pairs_test`."""
     decomposer: EndpointConfig | None = None
     """Names the principles of pairs that bring none."""
+    give_up_after: int = Field(default=10, gt=0)
+    """So many requests in a row without an answer, retries included in each, and the decomposer is left alone."""
+
+
+class TasksConfig(Config):
+    """`[tasks]`: pictures and instructions of one's own, made ready for editor GRPO."""
+
+    decomposer: EndpointConfig | None = None
+    """Names the principles of tasks that bring none."""
     give_up_after: int = Field(default=10, gt=0)
     """So many requests in a row without an answer, retries included in each, and the decomposer is left alone."""

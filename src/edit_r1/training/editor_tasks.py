@@ -9,20 +9,17 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import datasets
 import numpy as np
 from PIL import Image
 
+from edit_r1.data.store import read_tasks
 from edit_r1.errors import UserError
-from edit_r1.images import to_array, to_image
-from edit_r1.records import Edit, EditTask, Principle
+from edit_r1.images import to_array
+from edit_r1.records import Edit, EditTask
+from edit_r1.stages import EDITOR_TASKS
 from edit_r1.world.render import from_image
 from edit_r1.world.tasks import Truth, generator, judge_edits, sample_task, world_task
-
-DATASET = "editor_tasks"
-"""Folder of a data set of tasks inside the data folder: columns source, instruction, category, principles and meta."""
 
 TaskStream = Callable[[int], EditTask]
 """The i-th task of training: a function of i alone, so that a resumed run goes on with the same tasks."""
@@ -31,7 +28,6 @@ _STREAM = 31  # keeps this stream of randomness apart from those of the world's 
 _PROBE_SHARE = 0.2
 _CHANGED = 0.1  # a pixel counts as changed when a channel moved by more than this, in [0, 1]
 _UNCHANGED_SHARE = 0.005
-_COLUMNS = ("source", "instruction", "category", "principles", "meta")
 
 
 @dataclass(frozen=True)
@@ -50,40 +46,26 @@ def open_tasks(data: Path, seed: int, probe: int) -> Tasks:
     Raises:
         UserError: the data set cannot be read, lacks a column or is too small.
     """
-    if (data / DATASET).is_dir():
-        return _dataset_tasks(data / DATASET, seed, probe)
+    if (data / EDITOR_TASKS).is_dir():
+        return _dataset_tasks(data / EDITOR_TASKS, seed, probe)
     rng = generator(seed, "val")
     held = tuple(sample_task(rng, "val").record() for _ in range(probe))
     return Tasks(lambda index: sample_task(np.random.default_rng([seed, _STREAM, index]), "train").record(), held)
 
 
 def _dataset_tasks(path: Path, seed: int, probe: int) -> Tasks:
-    try:
-        rows: Any = datasets.load_from_disk(str(path))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is no data set; make it with `datasets`' save_to_disk, or remove it") from error
-    missing = sorted(set(_COLUMNS) - set(rows.column_names))
-    if missing:
-        raise UserError(f"{path} lacks the columns {', '.join(missing)}; add them")
-    held = min(probe, int(_PROBE_SHARE * len(rows)))
-    count = len(rows) - held
+    tasks = read_tasks(path)
+    held = min(probe, int(_PROBE_SHARE * len(tasks)))
+    count = len(tasks) - held
     if not held:
-        raise UserError(f"{path} has only {len(rows)} tasks; give at least {round(1 / _PROBE_SHARE)}")
+        raise UserError(f"{path} has only {len(tasks)} tasks; give at least {round(1 / _PROBE_SHARE)}")
 
     def train(index: int) -> EditTask:
         epoch, position = divmod(index, count)
         order = np.random.default_rng([seed, _STREAM, epoch]).permutation(count)
-        return _task(rows[int(order[position])])
+        return tasks[int(order[position])]
 
-    return Tasks(train, tuple(_task(rows[index]) for index in range(count, len(rows))))
-
-
-def _task(row: dict[str, Any]) -> EditTask:
-    source: Image.Image = row["source"]
-    if source.mode != "RGB":
-        source = to_image(to_array(source))
-    principles = tuple(Principle(**principle) for principle in json.loads(row["principles"] or "[]"))
-    return EditTask(source, row["instruction"], row["category"], principles, row["meta"] or "")
+    return Tasks(train, tuple(tasks[index] for index in range(count, len(tasks))))
 
 
 def is_world_task(task: EditTask) -> bool:

@@ -15,19 +15,19 @@ from edit_r1.data.pairs.audit import Entry, Ledger, audit, split, summary
 from edit_r1.data.pairs.public import read_pairs
 from edit_r1.data.pairs.rows import Row
 from edit_r1.data.store import JudgedPair, Records, write_pairs
-from edit_r1.data.traces.asking import Endpoint, Subject, ask, connect, shortfall, shown
-from edit_r1.data.traces.journal import Journal, Request
+from edit_r1.data.traces.asking import connect, shortfall
+from edit_r1.data.traces.journal import Journal
 from edit_r1.data.traces.manifest import task_key
-from edit_r1.data.traces.selection import principles_of
+from edit_r1.data.traces.naming import ask_principles, named_principles
 from edit_r1.data.traces.statistics import Answers
 from edit_r1.errors import UserError
 from edit_r1.files import atomic_write
 from edit_r1.images import image_hash
-from edit_r1.records import Failure
+from edit_r1.records import EditTask
 from edit_r1.runs.progress import track
 from edit_r1.runs.run import Run
 from edit_r1.stages import TEST_PAIRS, TRAIN_PAIRS, PairFormat, PairsConfig
-from edit_r1.verifier.prompting import Prompt, build_decomposition, prompt_hash
+from edit_r1.verifier.prompting import prompt_hash
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def run(config: PairsConfig, *, source: Source, out: Path, seed: int, resume: bo
             return folder.done
         journal = Journal(folder.path / "journal.jsonl")
         if decomposer is not None:
-            missing = _ask(decomposer, rows, entries, journal, patience=config.give_up_after, seed=seed)
+            unnamed = {entry.task: partial(_task, rows, entry.index) for entry in entries if not entry.given}
+            missing = ask_principles(decomposer, unnamed, journal, give_up_after=config.give_up_after, seed=seed)
             if missing and not finish:
                 raise UserError(shortfall(missing, journal, folder.path))
     entries, answers = _with_principles(entries, journal, ledger)
@@ -152,41 +153,16 @@ def _sift(entries: Sequence[Entry], ledger: Ledger) -> list[Entry]:
     return kept
 
 
-def _ask(
-    decomposer: Endpoint,
-    rows: Records[Row | None],
-    entries: Sequence[Entry],
-    journal: Journal,
-    *,
-    patience: int,
-    seed: int,
-) -> list[Request]:
-    """Have the principles named, once for each task, of the pairs that bring none; what is missing comes back."""
-    undecided = {entry.task: entry.index for entry in entries if not entry.given}
-    subjects = [Subject(task, partial(_decomposition, rows, index, seed)) for task, index in undecided.items()]
-    return ask("Principles", [decomposer], subjects, journal, give_up_after=patience, seed=seed)
-
-
-def _decomposition(rows: Records[Row | None], index: int, seed: int) -> Prompt:
-    task = _row(rows, index).open().task
-    return build_decomposition(task.source, task.instruction, seed)
-
-
 def _with_principles(entries: Sequence[Entry], journal: Journal, ledger: Ledger) -> tuple[list[Entry], Answers]:
     """The entries with the principles that they are judged by; those that have none are left out by name."""
-    answers = Answers()
-    named = {entry.task: principles_of((), entry.task, journal) for entry in entries if not entry.given}
-    for read in named.values():
-        if read is not None:
-            answers.add(read)
+    named, answers = named_principles((entry.task for entry in entries if not entry.given), journal)
     kept: list[Entry] = []
     for entry in entries:
         found = entry.given or named[entry.task]
-        if isinstance(found, tuple):
-            kept.append(replace(entry, given=found))
+        if isinstance(found, str):
+            ledger.drop("no_principles", entry.name, found)
         else:
-            why = f"{found.kind}: {shown(found.text)}" if isinstance(found, Failure) else "not asked"
-            ledger.drop("no_principles", entry.name, f"no principles ({why})")
+            kept.append(replace(entry, given=found))
     return kept, answers
 
 
@@ -198,6 +174,10 @@ def _write(path: Path, rows: Records[Row | None], entries: Sequence[Entry]) -> N
                 bar.advance()
 
     write_pairs(path, judged())
+
+
+def _task(rows: Records[Row | None], index: int) -> EditTask:
+    return _row(rows, index).open().task
 
 
 def _row(rows: Records[Row | None], index: int) -> Row:

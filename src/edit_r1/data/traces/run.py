@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -11,17 +11,18 @@ from itertools import chain
 from pathlib import Path
 
 from edit_r1.data.store import KeptTrace, Records, write_traces
-from edit_r1.data.traces.asking import Endpoint, Subject, ask, connect, shortfall
+from edit_r1.data.traces.asking import Subject, ask, connect, shortfall
 from edit_r1.data.traces.journal import Journal, Request
 from edit_r1.data.traces.manifest import edit_key, read_manifest, task_key, world_edits
+from edit_r1.data.traces.naming import ask_principles, named_principles
 from edit_r1.data.traces.selection import Entry, decide, principles_of
 from edit_r1.data.traces.statistics import Statistics
 from edit_r1.errors import UserError
-from edit_r1.records import Edit, Principle
+from edit_r1.records import Edit, EditTask, Principle
 from edit_r1.runs.progress import track
 from edit_r1.runs.run import Run
 from edit_r1.stages import TRACES, TracesConfig
-from edit_r1.verifier.prompting import Prompt, build_decomposition, build_prompt, load_system, prompt_hash
+from edit_r1.verifier.prompting import Prompt, build_prompt, load_system, prompt_hash
 
 
 def run(config: TracesConfig, *, edits: Path, out: Path, seed: int, resume: bool, finish: bool) -> None:
@@ -90,8 +91,8 @@ class Inquiry:
 
     def ask_principles(self, journal: Journal) -> list[Request]:
         """Have the principles named, once for each task, of the edits that bring none; what is missing comes back."""
-        subjects = [Subject(task, partial(self._decomposition, entry)) for task, entry in self._undecided().items()]
-        return self._ask("Principles", [self._decomposer], subjects, journal)
+        patience = self._config.give_up_after
+        return ask_principles(self._decomposer, self._undecided(), journal, give_up_after=patience, seed=self._seed)
 
     def ask_texts(self, journal: Journal) -> list[Request]:
         """Ask gold and the teachers about every edit whose principles are known; what is missing comes back."""
@@ -100,15 +101,13 @@ class Inquiry:
             for entry in self._entries
             if isinstance(principles := principles_of(entry.given, entry.task, journal), tuple)
         ]
-        return self._ask("Traces", [self._gold, *self._teachers], subjects, journal)
+        patience = self._config.give_up_after
+        return ask("Traces", [self._gold, *self._teachers], subjects, journal, give_up_after=patience, seed=self._seed)
 
     def kept(self, journal: Journal, statistics: Statistics) -> Iterator[KeptTrace]:
         """The edits with the text that is kept, in their order; `statistics` counts all of them on the way."""
         statistics.dropped["duplicate"] += len(self._records) - len(self._entries)
-        for entry in self._undecided().values():
-            named = principles_of(entry.given, entry.task, journal)
-            if named is not None:
-                statistics.decomposer.add(named)
+        _, statistics.decomposer = named_principles(self._undecided(), journal)
         for entry in self._entries:
             decision = decide(
                 entry, journal, [request for teacher in self._teachers for request in teacher.requests(entry.key)]
@@ -121,17 +120,12 @@ class Inquiry:
                 assert agreement is not None
                 yield KeptTrace(judged, decision.kept.trace, decision.teacher, agreement)
 
-    def _undecided(self) -> dict[str, Entry]:
-        """For each task whose edits bring no principles one of them."""
-        return {entry.task: entry for entry in self._entries if not entry.given}
+    def _undecided(self) -> dict[str, Callable[[], EditTask]]:
+        """The tasks whose edits bring no principles."""
+        return {entry.task: partial(self._task, entry) for entry in self._entries if not entry.given}
 
-    def _ask(self, title: str, endpoints: list[Endpoint], subjects: list[Subject], journal: Journal) -> list[Request]:
-        patience = self._config.give_up_after
-        return ask(title, endpoints, subjects, journal, give_up_after=patience, seed=self._seed)
-
-    def _decomposition(self, entry: Entry) -> Prompt:
-        task = self._records[entry.index].task
-        return build_decomposition(task.source, task.instruction, self._seed)
+    def _task(self, entry: Entry) -> EditTask:
+        return self._records[entry.index].task
 
     def _inspection(self, entry: Entry, principles: tuple[Principle, ...]) -> Prompt:
         edit = self._records[entry.index]
