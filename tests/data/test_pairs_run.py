@@ -270,7 +270,7 @@ def test_what_a_user_can_mend(bench: Bench) -> None:
     bench.manifest(good | {"second": "none.png"})
     says(f"line 1: no image at {bench.folder}/none.png; check the path")
     bench.manifest(good, good | {"principles": None})
-    says("line 2 has no principles, and there is no [pairs.decomposer] to name them: give every pair its own", url="")
+    says("line 2 has no principles, and there is no [pairs.decomposer] to name them: give each its own", url="")
     (bench.folder / "text.png").write_text("no image")
     bench.manifest(good, good | {"first": "text.png"})
     says(f"{bench.folder}/text.png ({bench.folder}/pairs.jsonl line 2) is not an image")

@@ -113,6 +113,47 @@ def grpo(
 
 
 @app.command(
+    "sample",
+    epilog=examples(
+        "edit-r1 editor sample --tasks tasks.jsonl --editor runs/editor --out runs/edits",
+        "edit-r1 editor sample --tasks tasks.jsonl --editor models/flux_kontext --preset flux_kontext/gpus_1",
+    ),
+)
+def sample(
+    tasks: Annotated[
+        Path, typer.Option("--tasks", metavar="FILE.jsonl", help="One JSON object a line (docs/editor_grpo.md).")
+    ],
+    preset: Preset = "default",
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    out: Out = Path("runs/edits"),
+    resume: Resume = False,
+    editor: Annotated[
+        Path | None, typer.Option("--editor", metavar="FOLDER", help="The editor; the shipped tiny base by default.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="What the editor is called; by default the name of its folder.")
+    ] = None,
+) -> None:
+    """Have an editor do tasks of your own; the edits and their manifest, edits.jsonl, are for other commands.
+
+    `edit-r1 evaluate edits` compares editors by them, `edit-r1 verifier traces` has teachers write on them, and people
+    may say which of two they prefer (docs/pairs.md).
+    """
+    from edit_r1.config import load_recipe
+    from edit_r1.stages import SampleConfig
+
+    config = load_recipe(SampleConfig, preset, overrides or [], section="sample")
+    if editor is not None:
+        editor = model_folder(editor, "--editor", EDITOR_MEND)
+
+    from edit_r1.data.make_edits import Source, run
+
+    count = run(config, manifest=tasks, editor=Source(editor, name), out=out, seed=seed, resume=resume)
+    typer.echo(f"{out / 'edits.jsonl'}: {count} edits")
+
+
+@app.command(
     "export",
     epilog=examples(
         "edit-r1 editor export --run runs/editor --out my-lora --kind lora",

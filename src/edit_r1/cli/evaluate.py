@@ -107,6 +107,51 @@ def editor(
 
 
 @app.command(
+    "edits",
+    epilog=examples(
+        "edit-r1 evaluate edits --edits runs/base/edits.jsonl --edits runs/trained/edits.jsonl --model VERIFIER",
+        "edit-r1 evaluate edits --edits edits.jsonl --preset my_recipe.toml     (a verifier behind a server)",
+    ),
+)
+def edits(
+    edits: Annotated[
+        list[Path],
+        typer.Option(
+            "--edits", metavar="FILE.jsonl", help="Edits, one JSON object a line. May be given several times."
+        ),
+    ],
+    preset: Preset = "qwen_vl/edits",
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    out: Out = Path("runs/evaluate_edits"),
+    resume: Resume = False,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="FOLDER", help="The verifier; by default the server that the recipe names."),
+    ] = None,
+    finish: Annotated[bool, typer.Option("--finish", help="Leave out the edits whose principles are missing.")] = False,
+) -> None:
+    """Compare editors by a verifier's word on their edits of the same tasks, of which nobody knows the truth.
+
+    Ask another verifier than the one that an editor was trained with.
+    """
+    from edit_r1.config import load_recipe
+    from edit_r1.stages import EditsConfig
+
+    config = load_recipe(EditsConfig, preset, overrides or [], section="edits")
+    if model is not None:
+        model = model_folder(model, "--model", VERIFIER_MEND)
+
+    from edit_r1.evaluation.edits import run
+    from edit_r1.evaluation.edits_table import as_text
+
+    found = run(config, manifests=edits, model=model, out=out, seed=seed, resume=resume, finish=finish)
+    typer.echo(as_text(found.editors, found.contests))
+    if found.left_out:
+        typer.echo(f"left out for want of principles: {len(found.left_out)} (see {out / 'edits.json'})")
+
+
+@app.command(
     "calibration",
     epilog=examples("edit-r1 evaluate calibration --model runs/demo/gcpo --data runs/demo/world"),
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,9 @@ from typing import Any
 
 from edit_r1.data.manifest import TaskLine, read_lines
 from edit_r1.data.store import Records, write_tasks
-from edit_r1.data.traces.asking import connect, shortfall
 from edit_r1.data.traces.journal import Journal
 from edit_r1.data.traces.manifest import task_key
-from edit_r1.data.traces.naming import ask_principles, named_principles
+from edit_r1.data.traces.naming import Namer
 from edit_r1.errors import UserError
 from edit_r1.files import atomic_write
 from edit_r1.images import image_hash, open_image
@@ -70,11 +69,9 @@ def run(config: TasksConfig, *, manifest: Path, out: Path, seed: int, resume: bo
             the end and `finish` is off; no task is left; the disk is full.
     """
     lines = read_lines(manifest, TaskLine, option="--tasks", what="tasks")
-    if config.decomposer is None:
-        _demand_principles(lines)
     tasks = Records(len(lines), lambda index: _open(*lines[index], manifest.parent))
-    decomposer = connect("principles", config.decomposer) if config.decomposer else None
-    with closing(decomposer.engine) if decomposer else nullcontext():
+    with closing(Namer("tasks", config.decomposer, give_up_after=config.give_up_after, seed=seed)) as namer:
+        namer.demand((place, line.given()) for place, line in lines)
         entries = _remember(tasks)
         content = hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
         inputs = {"seed": seed, "tasks": str(manifest), "content": content, "prompt": prompt_hash("decompose")}
@@ -83,11 +80,7 @@ def run(config: TasksConfig, *, manifest: Path, out: Path, seed: int, resume: bo
             return folder.done
         journal = Journal(folder.path / "journal.jsonl")
         unnamed = {entry.key: partial(tasks.at, entry.index) for entry in entries if not entry.given}
-        if decomposer is not None:
-            missing = ask_principles(decomposer, unnamed, journal, give_up_after=config.give_up_after, seed=seed)
-            if missing and not finish:
-                raise UserError(shortfall(missing, journal, folder.path))
-    named, answers = named_principles(unnamed, journal)
+        named, answers = namer.name(unnamed, journal, finish=finish)
     found = [(entry, entry.given or named[entry.key]) for entry in entries]
     left_out = {lines[entry.index][0]: why for entry, why in found if isinstance(why, str)}
     kept = [replace(entry, given=given) for entry, given in found if not isinstance(given, str)]
@@ -105,16 +98,6 @@ def run(config: TasksConfig, *, manifest: Path, out: Path, seed: int, resume: bo
     atomic_write(folder.path / "summary.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     folder.finish(document)
     return document
-
-
-def _demand_principles(lines: Sequence[tuple[str, TaskLine]]) -> None:
-    """Without a decomposer every task must bring its principles: said before an image is opened."""
-    for place, line in lines:
-        if not line.given():
-            raise UserError(
-                f"{place} has no principles, and there is no [tasks.decomposer] to name them: give every task its "
-                "own, or name a chat model in a recipe (docs/editor_grpo.md)"
-            )
 
 
 def _open(place: str, line: TaskLine, folder: Path) -> EditTask:

@@ -18,6 +18,7 @@ from edit_r1.stages.data import (
     Measured,
     PairFormat,
     PairsConfig,
+    SampleConfig,
     TasksConfig,
     TeacherConfig,
     TracesConfig,
@@ -25,7 +26,7 @@ from edit_r1.stages.data import (
 )
 from edit_r1.stages.editor import CategoryWeights, EditorGrpoConfig, RewardConfig
 from edit_r1.stages.editor_claims import EditorArm, EditorClaimsConfig, EditorClaimsRecipe
-from edit_r1.stages.evaluation import BestOfConfig, CalibrationConfig, EvaluateConfig, SanityConfig
+from edit_r1.stages.evaluation import BestOfConfig, CalibrationConfig, EditsConfig, EvaluateConfig, SanityConfig
 from edit_r1.stages.guards import GuardsConfig
 from edit_r1.stages.verifier import (
     BackboneConfig,
@@ -60,6 +61,7 @@ __all__ = [
     "EditorClaimsConfig",
     "EditorClaimsRecipe",
     "EditorGrpoConfig",
+    "EditsConfig",
     "EndpointConfig",
     "EvaluateConfig",
     "GcpoConfig",
@@ -71,6 +73,7 @@ __all__ = [
     "PretrainEditorConfig",
     "PretrainVerifierConfig",
     "RewardConfig",
+    "SampleConfig",
     "SanityConfig",
     "SftConfig",
     "Size",

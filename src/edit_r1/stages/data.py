@@ -119,3 +119,16 @@ class TasksConfig(Config):
     """Names the principles of tasks that bring none."""
     give_up_after: int = Field(default=10, gt=0)
     """So many requests in a row without an answer, retries included in each, and the decomposer is left alone."""
+
+
+class SampleConfig(Config):
+    """`[sample]`: edits of one's own tasks by an editor."""
+
+    per_task: int = Field(default=1, gt=0)
+    steps: int = Field(default=28, gt=0)
+    """Sampling steps; the tiny editor wants 5."""
+    height: int | None = Field(default=None, gt=0)
+    """Of the edits in pixels, as in `[editor_grpo]`; by default the editor's own."""
+    width: int | None = Field(default=None, gt=0)
+    bf16: bool = False
+    """Hold and compute the editor in bfloat16."""

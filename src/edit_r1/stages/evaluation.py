@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from edit_r1.config import Config
-from edit_r1.stages.data import Aggregation, Measured
+from edit_r1.stages.data import Aggregation, EndpointConfig, Measured
 
 
 class EvaluateConfig(Config):
@@ -74,3 +74,21 @@ class BestOfConfig(Config):
     max_tokens: int = Field(default=160, gt=0)
     batch: int = Field(default=128, gt=0)
     """Edits that go through the verifier together, and at most through the editor."""
+
+
+class EditsConfig(Config):
+    """`[edits]`: editors compared by a verifier, on edits of one's own tasks."""
+
+    endpoint: EndpointConfig | None = None
+    """A verifier behind a server, where the command line names no folder; asked with the settings below."""
+    decomposer: EndpointConfig | None = None
+    """Names the principles of tasks that bring none."""
+    give_up_after: int = Field(default=10, gt=0)
+    """So many requests in a row without an answer, retries included in each, and the decomposer is left alone."""
+    template: Literal["compact", "verify"] = "verify"
+    """The prompt; `compact` is for tiny verifiers."""
+    traces: int = Field(default=4, gt=0)
+    temperature: float = Field(default=1.0, ge=0)
+    max_tokens: int = Field(default=1024, gt=0)
+    batch: int = Field(default=16, gt=0)
+    """Edits that are judged together; what an interruption may lose."""

@@ -19,10 +19,9 @@ from edit_r1.records import Edit, Failure, PrincipleCategory, Verdict
 from edit_r1.runs.progress import notice
 from edit_r1.stages import EditorGrpoConfig, RewardConfig
 from edit_r1.training.editor_rollout import Part
-from edit_r1.verifier.aggregation import PROBABILISTIC
 from edit_r1.verifier.decomposers import GrammarDecomposer
-from edit_r1.verifier.engines.openai_engine import OpenAIEngine
 from edit_r1.verifier.local import load_verifier
+from edit_r1.verifier.served import served_verifier
 from edit_r1.verifier.verifier import Judgement, Verifier
 
 CATEGORIES: tuple[PrincipleCategory, ...] = get_args(PrincipleCategory)
@@ -144,17 +143,7 @@ def _verifier(source: RewardConfig, config: EditorGrpoConfig) -> Verifier:
             checklist=source.checklist,
             device=source.device,
         )
-    server = source.endpoint
-    engine = OpenAIEngine(
-        server.base_url,
-        server.model,
-        api_key_env=server.api_key_env,
-        concurrency=server.concurrency,
-        retries=server.retries,
-        timeout=server.timeout,
-        probabilities=config.aggregate in PROBABILISTIC,
-    )
-    return Verifier(engine, **settings, decomposer=GrammarDecomposer(), checklist=source.checklist)
+    return served_verifier(source.endpoint, **settings, decomposer=GrammarDecomposer(), checklist=source.checklist)
 
 
 def patient(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,9 @@ from edit_r1.data.pairs.audit import Entry, Ledger, audit, split, summary
 from edit_r1.data.pairs.public import read_pairs
 from edit_r1.data.pairs.rows import Row
 from edit_r1.data.store import JudgedPair, Records, write_pairs
-from edit_r1.data.traces.asking import connect, shortfall
 from edit_r1.data.traces.journal import Journal
 from edit_r1.data.traces.manifest import task_key
-from edit_r1.data.traces.naming import ask_principles, named_principles
-from edit_r1.data.traces.statistics import Answers
+from edit_r1.data.traces.naming import Named, Namer
 from edit_r1.errors import UserError
 from edit_r1.files import atomic_write
 from edit_r1.images import image_hash
@@ -58,10 +56,8 @@ def run(config: PairsConfig, *, source: Source, out: Path, seed: int, resume: bo
             and `finish` is off; no pair is left; the disk is full.
     """
     rows = read_pairs(source.form, source.path, source.images)
-    if config.decomposer is None:
-        _demand_principles(rows)
-    decomposer = connect("principles", config.decomposer) if config.decomposer else None
-    with closing(decomposer.engine) if decomposer else nullcontext():
+    with closing(Namer("pairs", config.decomposer, give_up_after=config.give_up_after, seed=seed)) as namer:
+        namer.demand((row.name, row.principles) for row in rows if row is not None)
         ledger = Ledger()
         entries = _sift(_remember(rows, ledger, own=source.form == "jsonl"), ledger)
         if not split(entries, config.test_share, seed)[0]:
@@ -75,12 +71,9 @@ def run(config: PairsConfig, *, source: Source, out: Path, seed: int, resume: bo
         if folder.done is not None:
             return folder.done
         journal = Journal(folder.path / "journal.jsonl")
-        if decomposer is not None:
-            unnamed = {entry.task: partial(_task, rows, entry.index) for entry in entries if not entry.given}
-            missing = ask_principles(decomposer, unnamed, journal, give_up_after=config.give_up_after, seed=seed)
-            if missing and not finish:
-                raise UserError(shortfall(missing, journal, folder.path))
-    entries, answers = _with_principles(entries, journal, ledger)
+        unnamed = {entry.task: partial(_task, rows, entry.index) for entry in entries if not entry.given}
+        named, answers = namer.name(unnamed, journal, finish=finish)
+    entries = _with_principles(entries, named, ledger)
     train, test = split(entries, config.test_share, seed)
     if not train:
         reasons = _reasons(ledger, len(test))
@@ -101,16 +94,6 @@ def _reasons(ledger: Ledger, held_out: int) -> str:
 def _digest(entries: Sequence[Entry]) -> str:
     """What a run is of: other pairs under the same path are another run."""
     return hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
-
-
-def _demand_principles(rows: Records[Row | None]) -> None:
-    """Without a decomposer every row must bring its principles: said before an image is opened."""
-    for row in rows:
-        if row is not None and not row.principles:
-            raise UserError(
-                f"{row.name} has no principles, and there is no [pairs.decomposer] to name them: give every pair its "
-                "own, or name a chat model in a recipe (docs/pairs.md)"
-            )
 
 
 def _remember(rows: Records[Row | None], ledger: Ledger, *, own: bool) -> list[Entry]:
@@ -153,9 +136,8 @@ def _sift(entries: Sequence[Entry], ledger: Ledger) -> list[Entry]:
     return kept
 
 
-def _with_principles(entries: Sequence[Entry], journal: Journal, ledger: Ledger) -> tuple[list[Entry], Answers]:
+def _with_principles(entries: Sequence[Entry], named: Named, ledger: Ledger) -> list[Entry]:
     """The entries with the principles that they are judged by; those that have none are left out by name."""
-    named, answers = named_principles((entry.task for entry in entries if not entry.given), journal)
     kept: list[Entry] = []
     for entry in entries:
         found = entry.given or named[entry.task]
@@ -163,7 +145,7 @@ def _with_principles(entries: Sequence[Entry], journal: Journal, ledger: Ledger)
             ledger.drop("no_principles", entry.name, found)
         else:
             kept.append(replace(entry, given=found))
-    return kept, answers
+    return kept
 
 
 def _write(path: Path, rows: Records[Row | None], entries: Sequence[Entry]) -> None:

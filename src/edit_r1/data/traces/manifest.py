@@ -40,7 +40,13 @@ def read_manifest(path: Path) -> Records[Edit]:
         UserError: as `read_lines` says.
     """
     lines = read_lines(path, Line, option="--edits", what="edits")
-    return Records(len(lines), lambda index: _edit(*lines[index], path.parent))
+    return Records(len(lines), lambda index: open_edit(*lines[index], path.parent))
+
+
+def open_edit(place: str, line: Line, folder: Path) -> Edit:
+    """The edit of a line of a manifest in `folder`; `UserError` names the line where an image cannot be opened."""
+    source, edited = (open_image(folder / name, name=f"{folder / name} ({place})") for name in line.images())
+    return Edit(EditTask(source, line.instruction, line.category, line.given()), edited, line.editor, seed=0)
 
 
 def world_edits(path: Path) -> Records[Edit]:
@@ -66,8 +72,3 @@ def task_key(task: EditTask) -> str:
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-def _edit(place: str, line: Line, folder: Path) -> Edit:
-    source, edited = (open_image(folder / name, name=f"{folder / name} ({place})") for name in line.images())
-    return Edit(EditTask(source, line.instruction, line.category, line.given()), edited, line.editor, seed=0)

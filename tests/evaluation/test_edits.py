@@ -1,0 +1,162 @@
+"""Editors compared by a verifier: numbers known on paper, over real HTTP and through the real command line."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tests.data.trace_bench import QUESTIONS, trace
+from tests.verifier.chat_server import Reply, answer, serving
+from typer.testing import CliRunner, Result
+
+from edit_r1.cli.main import app
+from edit_r1.evaluation.answers import Answer
+from edit_r1.evaluation.edits_table import Judged, contests, editor_rows
+from edit_r1.records import Check, Failure, Principle, Provenance, Verdict
+from edit_r1.world.render import render, to_image
+from edit_r1.world.tasks import generator, sample_task
+
+SAID = {11: ("yny", 4.0), 21: ("yny", 4.0), 31: ("yny", 4.0), 41: ("yny", 4.0)} | {
+    12: ("yyy", 8.0),
+    22: ("yyy", 8.0),
+    32: ("yyy", 8.0),
+    42: ("nyy", 2.0),
+}
+"""What the server says of edits, by their shade: those of `base` end with 1, those of `mine` with 2."""
+
+
+def shade(request: dict[str, Any]) -> int:
+    """Of the edited picture in a request, which is the second."""
+    data = request["messages"][-1]["content"][1]["image_url"]["url"].split(",")[1]
+    red = Image.open(io.BytesIO(base64.b64decode(data))).convert("L", (1, 0, 0, 0)).getpixel((0, 0))
+    assert isinstance(red, int)
+    return red
+
+
+def reply(request: dict[str, Any], number: int) -> Reply:
+    return answer(trace(*SAID[shade(request)]))
+
+
+class Bench:
+    """Four tasks on pictures of one colour, two editors' edits of each, and the command."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.out = folder, folder / "out"
+        for editor, last in (("base", 1), ("mine", 2)):
+            lines = [self.line(tens, last, editor) for tens in (10, 20, 30, 40)]
+            (folder / f"{editor}.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+
+    def line(self, tens: int, last: int, editor: str) -> dict[str, Any]:
+        for value in (tens, tens + last):
+            Image.new("RGB", (8, 8), (value, 0, 0)).save(self.folder / f"{value}.png")
+        given = {"instruction": "paint the cup", "editor": editor, "principles": QUESTIONS}
+        return {"source": f"{tens}.png", "edited": f"{tens + last}.png", **given}
+
+    def run(self, *more: object, url: str = "") -> Result:
+        settings = {"traces": 1, "batch": 2, "endpoint.model": "judge", "endpoint.base_url": url}
+        settings |= {"endpoint.concurrency": 1, "endpoint.retries": 0}
+        flags = [part for key, value in settings.items() if url for part in ("--set", f"{key}={value}")]
+        files = [part for name in ("base", "mine") for part in ("--edits", self.folder / f"{name}.jsonl")]
+        arguments = ["evaluate", "edits", *files, *flags, "--out", self.out, *more]
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def last_line(result: Result) -> str:
+    assert result.exit_code == 2, result.output
+    return result.stderr.splitlines()[-1].removeprefix("error: ")
+
+
+def test_two_editors_by_hand(bench: Bench) -> None:
+    """Base has 4 everywhere, mine has 8, 8, 8 and 2: 6.5 on average, +2.5 with three tasks won and one lost.
+
+    The server dies after three answers; what it said is not asked again.
+    """
+    with serving(lambda request, number: reply(request, number) if number < 3 else (503, "down")) as server:
+        line = last_line(bench.run(url=server.url))
+        url, port = server.url, server.port
+    assert line.startswith("the verifier's server does not answer (status 503")
+    assert f"3 of 8 edits are judged and safe in {bench.out}/judgements.jsonl: continue with --resume" in line
+    with serving(reply, port) as server:
+        result = bench.run("--resume", url=url)
+        assert result.exit_code == 0, result.output
+        assert [shade(request) for request in server.requests] == [41, 12, 22, 32, 42]
+        again = bench.run("--resume", url=url)
+        assert (again.stdout, len(server.requests)) == (result.stdout, 5)
+    document = json.loads((bench.out / "edits.json").read_text())
+    base, mine = document["editors"]
+    assert (base["editor"], base["edits"], base["score"], base["ci95"]) == ("base", 4, 4.0, [4.0, 4.0])
+    assert base["met"] == {"all": 0.0, "follow": 1.0, "keep": 0.0, "quality": 1.0}
+    assert (mine["score"], mine["met"]) == (6.5, {"all": 0.75, "follow": 0.75, "keep": 1.0, "quality": 1.0})
+    [contest] = document["contests"]
+    low, high = contest.pop("ci95")
+    assert contest == {"first": "mine", "second": "base", "tasks": 4, "gain": 2.5, "wins": 0.75, "losses": 0.25}
+    assert -2 <= low < 2.5 < high <= 4
+    assert "mine over base: +2.50 points of 10" in result.stdout
+
+
+def test_what_cannot_be_read_is_in_no_mean() -> None:
+    """Of two edits of a task one is unreadable: the task has the score of the other; half of the traces failed."""
+    principle = Principle("Is it?", "follow")
+    verdict = Verdict((Check(principle, True, ""),), 6.0, "", Provenance("", "", "", "", 0))
+    unread = Failure("no_score", "")
+    read = [
+        Judged("a", "task", "source", Answer(6.0, (verdict, unread), (6.0, None))),
+        Judged("a", "task", "source", Answer(None, (unread, unread), (None, None))),
+        Judged("a", "other", "source", Answer(8.0, (verdict, verdict), (8.0, 8.0))),
+        Judged("b", "other", "source", Answer(None, (unread, unread), (None, None))),
+    ]
+    first, second = editor_rows(read)
+    assert (first.score, first.edits, first.unreadable, first.failures) == (7.0, 3, 1, 0.5)
+    assert first.met == {"all": 1.0, "follow": 1.0, "keep": None, "quality": None}
+    assert (second.score, second.ci95, second.met["all"], second.failures) == (None, None, None, 1.0)
+    assert contests(read) == []
+
+
+def test_what_a_user_can_mend(bench: Bench) -> None:
+    assert "there is no verifier: give its folder as --model" in last_line(bench.run())
+    line = bench.line(10, 1, " ")
+    (bench.folder / "mine.jsonl").write_text(json.dumps(line) + "\n")
+    assert "mine.jsonl line 1 does not say whose edit it is" in last_line(bench.run(url="http://127.0.0.1:9/v1"))
+    (bench.folder / "mine.jsonl").write_text(json.dumps({**line, "editor": "x", "principles": None}) + "\n")
+    assert "line 1 has no principles, and there is no [edits.decomposer]" in last_line(bench.run())
+
+
+def test_an_editors_samples_are_such_edits(tmp_path: Path) -> None:
+    """The shipped editor does two world tasks twice; a run that lost a picture makes that one again, the same."""
+    tasks = [sample_task(generator(seed, "test"), "test") for seed in (0, 1)]
+    lines: list[dict[str, Any]] = []
+    for number, task in enumerate(tasks):
+        to_image(render(task.scene)).save(tmp_path / f"{number}.png")
+        lines.append({"source": f"{number}.png", "instruction": task.instruction, "principles": QUESTIONS})
+    (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    out = tmp_path / "edits"
+    settings = ("--set", "per_task=2", "--set", "steps=2", "--seed", "3", "--name", "tiny")
+    arguments = ["editor", "sample", "--tasks", str(tmp_path / "tasks.jsonl"), "--out", str(out), *settings]
+    result = CliRunner().invoke(app, arguments)
+    assert (result.exit_code, result.stdout) == (0, f"{out}/edits.jsonl: 4 edits\n"), result.output
+    rows = [json.loads(line) for line in (out / "edits.jsonl").read_text().splitlines()]
+    assert [row["edited"] for row in rows] == [f"images/0000{task}_{seed}.png" for task in (0, 1) for seed in (3, 4)]
+    assert {row["editor"] for row in rows} == {"tiny"}
+    assert rows[0]["principles"] == QUESTIONS
+    images = [(out / row["edited"]).read_bytes() for row in rows]
+    assert len(set(images)) == 4
+    (out / "done.json").unlink()
+    (out / "images" / "00001_4.png").unlink()
+    assert CliRunner().invoke(app, [*arguments, "--resume"]).exit_code == 0
+    assert [(out / row["edited"]).read_bytes() for row in rows] == images
+    compared = ["evaluate", "edits", "--edits", str(out / "edits.jsonl"), "--out", str(tmp_path / "compared")]
+    with serving(lambda request, number: answer(trace("yyy", 5.0))) as server:
+        more = ["--set", f"endpoint.base_url={server.url}", "--set", "endpoint.model=judge", "--set", "traces=1"]
+        result = CliRunner().invoke(app, [*compared, *more])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[1].split()[:3] == ["tiny", "4", "5.00"]
