@@ -22,6 +22,7 @@ from edit_r1.files import atomic_write
 from edit_r1.runs.run import Run
 from edit_r1.stages import ClaimsRecipe, EditorClaimsRecipe, RewardConfig
 from edit_r1.training import editor_grpo
+from edit_r1.training.editor_guards import alarms
 
 BASE = "base"
 _RISEN = 0.01
@@ -87,19 +88,20 @@ class Harness:
     def _train(self, job: Job, out: Path, data: Path, reward: RewardConfig) -> tuple[Path, dict[str, Any]]:
         """The trained editor, and what it took.
 
-        `first_alarm` is the step at which a guard first alarmed; `curve` has images, seconds and success of each probe.
+        `first_alarm` is the first step at whose probe a guard alarms; `curve` has images, seconds and success of each.
         """
         config = self.recipe.config_of(job.arm)
         config = config.model_copy(update={"rewards": (reward,)})
         editor_grpo.run(config, data=data, model=None, verifier=None, out=out, seed=job.seed, resume=True)
         each, seconds = config.prompts_per_step * config.group_size, 0.0
         curve: list[list[float]] = []
-        alarmed: list[int] = []
+        probes: list[Row] = []
         for line in Run(out).metrics():
             seconds += sum(line.get(name) or 0.0 for name in _SPENT)
             if "probe_oracle_success" in line:
+                probes.append(line)
                 curve.append([line["step"] * each, round(seconds), line["probe_oracle_success"]])
-            alarmed += [line["step"]] if line.get("alarms") else []
+        alarmed = [line["step"] for line in probes if alarms(line, probes[0], config.guards)]
         spent = {"images": config.steps * each, "seconds": round(seconds), "first_alarm": min(alarmed, default=None)}
         return out / "model", spent | {"curve": curve}
 

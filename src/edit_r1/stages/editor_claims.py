@@ -44,9 +44,12 @@ class EditorClaimsRecipe(Config):
         return EditorGrpoConfig.model_validate_json(json.dumps(changed))
 
     def digest(self, arm: str) -> str:
-        """A short name of everything that an arm's row depends on: its verifier and settings, and the measurement."""
+        """A short name of what an arm's row depends on: its verifier and settings, and the measurement.
+
+        The limits of the guards are left out: they say when a run alarms, and not where it goes.
+        """
         known = self.editor_claims.arms.get(arm)  # the base has none
-        made = [known.verifier, self.config_of(arm).model_dump(mode="json")] if known else []
+        made = [known.verifier, self.config_of(arm).model_dump(mode="json", exclude={"guards"})] if known else []
         document = json.dumps([made, self.evaluate.model_dump(mode="json")], sort_keys=True)
         return hashlib.sha256(document.encode()).hexdigest()[:12]
 

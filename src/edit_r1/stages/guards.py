@@ -26,7 +26,7 @@ class GuardsConfig(Config):
     """Highest share of edge pixels, as a multiple of the base's."""
     drift: float | None = Field(default=1.5, gt=1)
     """Highest change outside the edited region, as a multiple of the base's."""
-    gap: float | None = Field(default=0.2, gt=0)
+    gap: float | None = Field(default=0.1, gt=0)
     """By how much the reward (of 1) may have risen more than the held-out judge (of 1) since the base."""
     stop: bool = False
     """Whether an alarm ends the run."""
