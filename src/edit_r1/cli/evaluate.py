@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from edit_r1.cli import claims
 from edit_r1.cli.options import (
     EDITOR_MEND,
     PAIRS_MEND,
@@ -25,13 +25,9 @@ from edit_r1.cli.options import (
     model_folder,
     world_folder,
 )
-from edit_r1.errors import UserError
-
-Seeds = Annotated[str | None, typer.Option("--seeds", metavar="LIST", help="Only these seeds, as in 0,1.")]
-Arms = Annotated[str | None, typer.Option("--arms", metavar="LIST", help="Only these arms, as in base,gcpo.")]
-Missing = Annotated[bool, typer.Option("--missing", help="Make nothing; print what is missing.")]
 
 app = typer.Typer(no_args_is_help=True, help="Measure a verifier or an editor on held-out data.")
+app.add_typer(claims.app)
 
 
 @app.command(
@@ -254,104 +250,3 @@ def best_of(
 
     typer.echo(as_text(run(config, editor=editor, verifiers=judges, out=out, seed=seed, resume=resume)))
     typer.echo(f"curves: {out / 'best_of.png'}")
-
-
-@app.command(
-    "claims",
-    epilog=examples(
-        "edit-r1 evaluate claims --missing                     (what is there, and what is not)",
-        "edit-r1 evaluate claims --seeds 0 --arms cold_start,gcpo",
-        "edit-r1 evaluate claims --sizes s,l",
-    ),
-)
-def claims(
-    preset: Preset = "claims",
-    overrides: Overrides = None,
-    out: Out = Path("runs/claims"),
-    results: Annotated[
-        Path, typer.Option("--results", metavar="FILE", help="The table of every result so far, as JSON.")
-    ] = Path("results/verifier_claims.json"),
-    seeds: Seeds = None,
-    arms: Arms = None,
-    sizes: Annotated[str | None, typer.Option("--sizes", metavar="LIST", help="Only these sizes, as in s,m.")] = None,
-    missing: Missing = False,
-) -> None:
-    """Compare the verifier with what it claims to be better than: arms, sizes and seeds (paper, claims 1 to 4).
-
-    What is done is not done again, so that the table may grow over many sessions; it goes on where it stopped.
-    """
-    from edit_r1.config import load_recipe
-    from edit_r1.stages import ARMS, SIZES, ClaimsRecipe
-
-    recipe = load_recipe(ClaimsRecipe, preset, overrides or [])
-    wanted = {
-        name: _chosen(name, given, known)
-        for name, given, known in (
-            ("--seeds", seeds, [str(seed) for seed in recipe.claims.seeds]),
-            ("--arms", arms, ARMS),
-            ("--sizes", sizes, SIZES),
-        )
-    }
-    from edit_r1.evaluation.claims import collect, run
-
-    if not missing:
-        chosen = {int(seed) for seed in wanted["--seeds"]}
-        run(recipe, out=out, results=results, seeds=chosen, arms=wanted["--arms"], sizes=wanted["--sizes"])
-    left = collect(recipe, out, results)
-    for job in left:
-        typer.echo(f"missing: {job.arm} of size {job.size}, seed {job.seed}, label noise {job.label_noise}")
-    typer.echo(f"{results}: {len(left)} results are missing" if left else f"{results}: complete")
-
-
-@app.command(
-    "editor-claims",
-    epilog=examples(
-        "edit-r1 evaluate editor-claims --missing              (what is there, and what is not)",
-        "edit-r1 evaluate editor-claims --seeds 0 --arms base,gcpo,cold_start,direct",
-    ),
-)
-def editor_claims(
-    preset: Preset = "editor_claims",
-    overrides: Overrides = None,
-    out: Out = Path("runs/editor_claims"),
-    claims: Annotated[
-        Path, typer.Option("--claims", metavar="FOLDER", help="Where `edit-r1 evaluate claims` keeps its verifiers.")
-    ] = Path("runs/claims"),
-    results: Annotated[
-        Path, typer.Option("--results", metavar="FILE", help="The table of every result so far, as JSON.")
-    ] = Path("results/editor_claims.json"),
-    seeds: Seeds = None,
-    arms: Arms = None,
-    missing: Missing = False,
-) -> None:
-    """Compare editors that different verifiers have trained, and in different ways (paper, claims 5 and 6).
-
-    Verifiers that are missing are trained first. What is done is not done again, so that the table may grow over many
-    sessions; it goes on where it stopped.
-    """
-    from edit_r1.config import load_recipe
-    from edit_r1.stages import ClaimsRecipe, EditorClaimsRecipe
-
-    recipe = load_recipe(EditorClaimsRecipe, preset, overrides or [])
-    known_seeds = [str(seed) for seed in recipe.editor_claims.seeds]
-    chosen = {int(seed) for seed in _chosen("--seeds", seeds, known_seeds)}
-    names = _chosen("--arms", arms, ["base", *recipe.editor_claims.arms])
-
-    from edit_r1.evaluation.editor_claims import collect, run
-
-    if not missing:
-        verifiers = load_recipe(ClaimsRecipe, "claims")
-        run(recipe, verifiers, out=out, claims_out=claims, results=results, seeds=chosen, arms=names)
-    left = collect(recipe, out, results)
-    for job in left:
-        typer.echo(f"missing: {job.arm}, seed {job.seed}")
-    typer.echo(f"{results}: {len(left)} results are missing" if left else f"{results}: complete")
-
-
-def _chosen(option: str, given: str | None, known: Sequence[str]) -> list[str]:
-    """The items of a list with commas; all that are known where none is given."""
-    names = list(known) if given is None else [name.strip() for name in given.split(",")]
-    for name in names:
-        if name not in known:
-            raise UserError(f"{option} {name}: choose from {', '.join(known)}")
-    return names
