@@ -13,8 +13,10 @@ from tests.verifier.chat_server import answer, serving
 from typer.testing import CliRunner, Result
 
 from edit_r1.cli.main import app
+from edit_r1.config import load_recipe
 from edit_r1.data.store import read_tasks
 from edit_r1.records import EditTask
+from edit_r1.stages import EditsConfig, SampleConfig, TasksConfig
 from edit_r1.training.editor_tasks import open_tasks
 
 NAMED = answer(json.dumps(QUESTIONS))
@@ -122,3 +124,12 @@ def test_what_a_user_can_mend(bench: Bench) -> None:
     bench.manifest({"source": "10.png", "instruction": "wish", "principles": QUESTIONS})
     assert "is not an image that can be read" in last_line(bench.run())
     assert not bench.out.exists()
+
+
+def test_the_shipped_recipes() -> None:
+    """The sections of the commands are there, and are what the documents say."""
+    assert load_recipe(TasksConfig, "qwen_vl/tasks", section="tasks").decomposer is None
+    assert load_recipe(EditsConfig, "qwen_vl/edits", section="edits").template == "verify"
+    assert load_recipe(SampleConfig, "default", section="sample").steps == 5
+    for name in ("flux_kontext", "qwen_image_edit"):
+        assert load_recipe(SampleConfig, f"{name}/gpus_1", section="sample").height == 512
