@@ -78,10 +78,16 @@ def test_editors_by_hand() -> None:
 
 
 def test_curves_by_hand() -> None:
-    """Two seeds at 80 images: 50% and 60% after 10 and 20 s; at 160 images only one of them was measured."""
+    """Two seeds at 80 images: 50% and 60% after 10 and 20 s; at 160 images only one of them was measured.
+
+    Beside another arm only the shared point at 160 images is shown.
+    """
     rows = [
         {"arm": "nft", "curve": [[80, 10, 0.5], [160, 25, 0.7]]},
         {"arm": "nft", "curve": [[80, 20, 0.6]]},
         {"arm": "base"},
     ]
     assert curves_table(rows).split("\n")[-1] == "| nft | 55% (15 s) | 70% (25 s) |"
+    both = curves_table([*rows, {"arm": "clip", "curve": [[40, 5, 0.2], [160, 30, 0.4]]}]).split("\n")
+    assert both[0] == "| arm | 160 images |"
+    assert both[2:] == ["| nft | 70% (25 s) |", "| clip | 40% (30 s) |"]

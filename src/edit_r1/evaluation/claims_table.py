@@ -6,6 +6,7 @@ A gain is a difference between two arms on the same pairs of the same seed; its 
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -157,12 +158,16 @@ def editors_table(rows: Sequence[Row]) -> str:
 
 
 def curves_table(rows: Sequence[Row]) -> str:
-    """Success on the probe as training goes on, mean over seeds: by images, each with the mean seconds until then."""
+    """Success on the probe as training goes on, mean over seeds: by images, each with the mean seconds until then.
+
+    Of several arms only the points that two of them share: they are there to be compared.
+    """
     curves: dict[str, dict[int, list[tuple[float, float]]]] = {}
     for row in rows:
         for images, seconds, success in row.get("curve") or []:
             curves.setdefault(row["arm"], {}).setdefault(int(images), []).append((seconds, success))
-    counts = sorted({images for curve in curves.values() for images in curve})
+    shared = Counter(images for curve in curves.values() for images in curve)
+    counts = sorted(images for images, arms in shared.items() if arms >= min(2, len(curves)))
     lines: list[list[str]] = []
     for arm, curve in curves.items():
         cells = [
