@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from edit_r1.cli.main import app
 from edit_r1.config import load_recipe
 from edit_r1.data.store import read_tasks
+from edit_r1.errors import UserError
 from edit_r1.records import EditTask
 from edit_r1.stages import EditsConfig, SampleConfig, TasksConfig
 from edit_r1.training.editor_tasks import open_tasks
@@ -93,6 +94,8 @@ def test_principles_that_are_missing_are_asked_for_until_they_are_there(bench: B
         url, port = server.url, server.port
     assert line.startswith("2 answers are missing (principles 2: status 503")
     assert not (bench.out / "editor_tasks").exists()
+    with pytest.raises(UserError, match="out has no tasks yet; finish `edit-r1 editor tasks` with --resume"):
+        open_tasks(bench.out, 0, 4)  # and not the built-in world's
 
     def reply(request: dict[str, Any], number: int) -> Any:
         return answer("I cannot.") if instruction(request) == "wish 40" else NAMED
@@ -120,6 +123,8 @@ def test_what_a_user_can_mend(bench: Bench) -> None:
     for line, said in cases:
         bench.manifest(line)
         assert said in last_line(bench.run())
+    bench.manifest(bench.line(10, "wish"), bench.line(10, "wish ", principles=QUESTIONS[:1]))
+    assert "line 2 repeats the task of" in last_line(bench.run())
     (bench.folder / "10.png").write_text("no image")
     bench.manifest({"source": "10.png", "instruction": "wish", "principles": QUESTIONS})
     assert "is not an image that can be read" in last_line(bench.run())

@@ -10,14 +10,19 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tests.data.trace_bench import QUESTIONS, trace
+from tests.data.trace_bench import QUESTIONS, instruction, trace
 from tests.verifier.chat_server import Reply, answer, serving
 from typer.testing import CliRunner, Result
 
 from edit_r1.cli.main import app
+from edit_r1.data.store import Records
+from edit_r1.errors import UserError
 from edit_r1.evaluation.answers import Answer
+from edit_r1.evaluation.edits_judge import Entry, judge
 from edit_r1.evaluation.edits_table import Judged, contests, editor_rows
-from edit_r1.records import Check, Failure, Principle, Provenance, Verdict
+from edit_r1.records import Check, Edit, EditTask, Failure, Principle, Provenance, Verdict
+from edit_r1.verifier.engines.scripted import ScriptedEngine
+from edit_r1.verifier.verifier import Verifier
 from edit_r1.world.render import render, to_image
 from edit_r1.world.tasks import generator, sample_task
 
@@ -85,7 +90,7 @@ def test_two_editors_by_hand(bench: Bench) -> None:
         line = last_line(bench.run(url=server.url))
         url, port = server.url, server.port
     assert line.startswith("the verifier's server does not answer (status 503")
-    assert f"3 of 8 edits are judged and safe in {bench.out}/judgements.jsonl: continue with --resume" in line
+    assert f"3 edits are judged and safe in {bench.out}/judgements.jsonl: continue with --resume" in line
     with serving(reply, port) as server:
         result = bench.run("--resume", url=url)
         assert result.exit_code == 0, result.output
@@ -122,13 +127,98 @@ def test_what_cannot_be_read_is_in_no_mean() -> None:
     assert contests(read) == []
 
 
+def test_what_a_server_refuses_is_no_answer(bench: Bench) -> None:
+    """It will not look at one picture: nothing is compared until that edit is left out on demand, by name."""
+
+    def refuse(request: dict[str, Any], number: int) -> Reply:
+        return (400, "not this picture") if shade(request) == 42 else reply(request, number)
+
+    with serving(refuse) as server:
+        assert "status 400" in last_line(bench.run(url=server.url))
+        assert not (bench.out / "edits.json").exists()
+        result = bench.run("--resume", "--finish", url=server.url)
+    assert result.exit_code == 0, result.output
+    assert [shade(request) for request in server.requests] == [11, 21, 31, 41, 12, 22, 32, 42, 42]
+    document = json.loads((bench.out / "edits.json").read_text())
+    assert [(row["edits"], row["score"]) for row in document["editors"]] == [(4, 4.0), (3, 8.0)]
+    assert [(one["tasks"], one["gain"]) for one in document["contests"]] == [(3, 4.0)]
+    [(place, why)] = document["left_out"].items()
+    assert place.endswith("mine.jsonl line 4")
+    assert why.startswith("no answer (status 400")
+    assert "left out: 1" in result.stdout
+
+
+def test_principles_are_named_once_for_each_task(bench: Bench) -> None:
+    """Two editors' edits of a task are asked the same questions; a task without an answer goes when that is said."""
+    for name, last in (("base", 1), ("mine", 2)):
+        lines = [bench.line(tens, last, name) | {"principles": None} for tens in (10, 20)]
+        lines[1]["instruction"] = "do the impossible"
+        (bench.folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+    def both(request: dict[str, Any], number: int) -> Reply:
+        if request["model"] == "judge":
+            return reply(request, number)
+        return (400, "no") if instruction(request) == "do the impossible" else answer(json.dumps(QUESTIONS))
+
+    with serving(both) as server:
+        named = {"base_url": server.url, "model": "chat", "concurrency": 1, "retries": 0}
+        flags = [part for key, value in named.items() for part in ("--set", f"decomposer.{key}={value}")]
+        assert "1 answer is missing (principles 1: status 400" in last_line(bench.run(*flags, url=server.url))
+        result = bench.run(*flags, "--resume", "--finish", url=server.url)
+    assert result.exit_code == 0, result.output
+    assert [request["model"] for request in server.requests] == ["chat", "chat", "chat", "judge", "judge"]
+    assert "mine over base: +4.00 points of 10" in result.stdout
+    assert "left out: 2" in result.stdout
+
+
+def test_a_batch_of_a_model_in_this_process_is_asked_whole(tmp_path: Path) -> None:
+    """Its traces depend on the batch: where a kill left half of one, both edits are asked again. Then none is."""
+    pictures = [Image.new("RGB", (8, 8), (value, 0, 0)) for value in (1, 2, 3, 4)]
+    principles = tuple(Principle(question["question"], "follow") for question in QUESTIONS)
+    task = EditTask(pictures[0], "paint", "", principles)
+    edits = Records(4, lambda index: Edit(task, pictures[index], "x", 0))
+    entries = [Entry(index, f"key {index}", "task", "source", "x", principles) for index in range(4)]
+    journal = tmp_path / "judgements.jsonl"
+
+    def judged() -> tuple[int, int]:
+        engine = ScriptedEngine(lambda prompt, sample, seed: trace("yyy", 5.0))
+        said, trouble = judge(Verifier(engine), entries, edits, journal, batch=2, traces=1, seed=0, whole=True)
+        assert not trouble
+        return len(engine.calls), len(said)
+
+    assert judged() == (4, 4)
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([*lines[:3], lines[3][:9]]))
+    assert judged() == (2, 4)
+    assert judged() == (0, 4)
+    journal.write_text("[1]\n")
+    with pytest.raises(UserError, match="line 1 is damaged"):
+        judged()
+
+
 def test_what_a_user_can_mend(bench: Bench) -> None:
+    """Every mistake is one line with its mend, before anything is asked, and no run is begun."""
+    url = "http://127.0.0.1:9/v1"
     assert "there is no verifier: give its folder as --model" in last_line(bench.run())
-    line = bench.line(10, 1, " ")
-    (bench.folder / "mine.jsonl").write_text(json.dumps(line) + "\n")
-    assert "mine.jsonl line 1 does not say whose edit it is" in last_line(bench.run(url="http://127.0.0.1:9/v1"))
-    (bench.folder / "mine.jsonl").write_text(json.dumps({**line, "editor": "x", "principles": None}) + "\n")
-    assert "line 1 has no principles, and there is no [edits.decomposer]" in last_line(bench.run())
+    mine = bench.folder / "mine.jsonl"
+    line = bench.line(10, 2, "mine")
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"editor": " "}, "mine.jsonl line 1 does not say whose edit it is"),
+        ({"editor": "base"}, "mine.jsonl line 1 is of the editor base, as is"),
+        ({"principles": None}, "mine.jsonl line 1 has no principles, and there is no [edits.decomposer]"),
+        ({"principles": QUESTIONS[:1]}, "mine.jsonl line 1 has other principles than"),
+    ]
+    for changed, said in cases:
+        mine.write_text(json.dumps(line | changed))
+        assert said in last_line(bench.run(url=url))
+    assert not bench.out.exists()
+
+
+def test_editors_without_a_common_task_are_told_apart_from_nothing(bench: Bench) -> None:
+    (bench.folder / "mine.jsonl").write_text(json.dumps(bench.line(10, 2, "mine") | {"instruction": "another"}))
+    with serving(reply) as server:
+        result = bench.run(url=server.url)
+    assert "base and mine have no scored task in common" in result.stdout
 
 
 def test_an_editors_samples_are_such_edits(tmp_path: Path) -> None:
@@ -140,7 +230,7 @@ def test_an_editors_samples_are_such_edits(tmp_path: Path) -> None:
         lines.append({"source": f"{number}.png", "instruction": task.instruction, "principles": QUESTIONS})
     (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, lines)))
     out = tmp_path / "edits"
-    settings = ("--set", "per_task=2", "--set", "steps=2", "--seed", "3", "--name", "tiny")
+    settings = ("--set", "per_task=2", "--set", "steps=2", "--seed", "3")
     arguments = ["editor", "sample", "--tasks", str(tmp_path / "tasks.jsonl"), "--out", str(out), *settings]
     result = CliRunner().invoke(app, arguments)
     assert (result.exit_code, result.stdout) == (0, f"{out}/edits.jsonl: 4 edits\n"), result.output
@@ -154,6 +244,9 @@ def test_an_editors_samples_are_such_edits(tmp_path: Path) -> None:
     (out / "images" / "00001_4.png").unlink()
     assert CliRunner().invoke(app, [*arguments, "--resume"]).exit_code == 0
     assert [(out / row["edited"]).read_bytes() for row in rows] == images
+    (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, lines[::-1])))
+    changed = CliRunner().invoke(app, [*arguments, "--resume"])
+    assert (changed.exit_code, "inputs.content" in changed.stderr) == (2, True)
     compared = ["evaluate", "edits", "--edits", str(out / "edits.jsonl"), "--out", str(tmp_path / "compared")]
     with serving(lambda request, number: answer(trace("yyy", 5.0))) as server:
         more = ["--set", f"endpoint.base_url={server.url}", "--set", "endpoint.model=judge", "--set", "traces=1"]

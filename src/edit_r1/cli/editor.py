@@ -72,7 +72,7 @@ def tasks(
     "grpo",
     epilog=examples(
         "edit-r1 editor grpo --data runs/world --verifier runs/gcpo",
-        "edit-r1 editor grpo --data runs/tasks --preset my_recipe.toml --model EDITOR --verifier VERIFIER",
+        "edit-r1 editor grpo --data runs/tasks --preset my_recipe.toml --model EDITOR",
         "edit-r1 editor grpo --set steps=10 --resume",
     ),
 )
@@ -132,7 +132,7 @@ def sample(
         Path | None, typer.Option("--editor", metavar="FOLDER", help="The editor; the shipped tiny base by default.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="What the editor is called; by default the name of its folder.")
+        str | None, typer.Option("--name", help="What the editor is called; by default the name of the given folder.")
     ] = None,
 ) -> None:
     """Have an editor do tasks of your own; the edits and their manifest, edits.jsonl, are for other commands.
@@ -144,12 +144,13 @@ def sample(
     from edit_r1.stages import SampleConfig
 
     config = load_recipe(SampleConfig, preset, overrides or [], section="sample")
+    name = name or (editor.resolve().name if editor is not None else "tiny")
     if editor is not None:
         editor = model_folder(editor, "--editor", EDITOR_MEND)
 
-    from edit_r1.data.make_edits import Source, run
+    from edit_r1.data.make_edits import run
 
-    count = run(config, manifest=tasks, editor=Source(editor, name), out=out, seed=seed, resume=resume)
+    count = run(config, manifest=tasks, editor=editor, name=name, out=out, seed=seed, resume=resume)
     typer.echo(f"{out / 'edits.jsonl'}: {count} edits")
 
 

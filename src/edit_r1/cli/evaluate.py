@@ -125,7 +125,7 @@ def edits(
         Path | None,
         typer.Option("--model", metavar="FOLDER", help="The verifier; by default the server that the recipe names."),
     ] = None,
-    finish: Annotated[bool, typer.Option("--finish", help="Leave out the edits whose principles are missing.")] = False,
+    finish: Annotated[bool, typer.Option("--finish", help="Leave out edits without principles or answer.")] = False,
 ) -> None:
     """Compare editors by a verifier's word on their edits of the same tasks, of which nobody knows the truth.
 
@@ -144,7 +144,7 @@ def edits(
     found = run(config, manifests=edits, model=model, out=out, seed=seed, resume=resume, finish=finish)
     typer.echo(as_text(found.editors, found.contests))
     if found.left_out:
-        typer.echo(f"left out for want of principles: {len(found.left_out)} (see {out / 'edits.json'})")
+        typer.echo(f"left out: {len(found.left_out)} (see {out / 'edits.json'})")
 
 
 @app.command(
@@ -165,7 +165,7 @@ def calibration(
     from edit_r1.stages import TEST_PAIRS, CalibrationConfig
 
     config = load_recipe(CalibrationConfig, preset, overrides or [], section="calibration")
-    world_folder(data, TEST_PAIRS)
+    world_folder(data, TEST_PAIRS, mend=PAIRS_MEND)
     if model is not None:
         model = model_folder(model, "--model", VERIFIER_MEND)
 

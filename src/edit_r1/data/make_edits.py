@@ -6,38 +6,44 @@ has teachers write.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
 
 from edit_r1 import assets
-from edit_r1.data.manifest import TaskLine, read_lines
+from edit_r1.data.manifest import TaskLine, open_task, read_lines
+from edit_r1.data.store import Records
 from edit_r1.editors.base import edit, to_pil
 from edit_r1.editors.loading import load_editor
 from edit_r1.editors.pipeline import PipelineEditor
 from edit_r1.files import atomic_path, atomic_write, disk_errors
-from edit_r1.images import open_image
+from edit_r1.images import image_hash
 from edit_r1.records import EditTask
 from edit_r1.runs.progress import track
 from edit_r1.runs.run import Run
 from edit_r1.stages import SampleConfig
 
 
-@dataclass(frozen=True)
-class Source:
-    """Whose edits, and what it is called in the manifest: by default as its folder is."""
-
-    folder: Path | None = None
-    name: str | None = None
-
-
-def run(config: SampleConfig, *, manifest: Path, editor: Source, out: Path, seed: int, resume: bool) -> int:
+def run(
+    config: SampleConfig, *, manifest: Path, editor: Path | None, name: str, out: Path, seed: int, resume: bool
+) -> int:
     """Make `config.per_task` edits of every task, and write `out/images` and then `out/edits.jsonl`.
 
     Edit k of a task has the seed `seed + k`, as in `edit-r1 edit`, which makes it again alone.
+
+    Args:
+        config: how many edits, and how they are sampled.
+        manifest: a `TaskLine` a line.
+        editor: the editor's folder; the shipped tiny base by default.
+        name: what the manifest calls it.
+        out: the run directory.
+        seed: of the first edit of each task.
+        resume: go on with what is in `out`.
 
     Returns:
         How many edits there are.
@@ -47,43 +53,57 @@ def run(config: SampleConfig, *, manifest: Path, editor: Source, out: Path, seed
             `resume` makes those that are missing.
     """
     lines = read_lines(manifest, TaskLine, option="--tasks", what="tasks")
-    tasks = [(place, line, manifest.parent / line.source) for place, line in lines]
-    inputs = {"seed": seed, "tasks": str(manifest), "editor": str(editor.folder), "name": editor.name}
+    tasks = Records(len(lines), lambda index: open_task(*lines[index], manifest.parent))
+    inputs = {
+        "seed": seed, "tasks": str(manifest), "content": _digest(lines, tasks), "editor": str(editor), "name": name,
+    }  # fmt: skip
     folder = Run.open(out, config, resume, inputs=inputs)
     if folder.done is not None:
         return folder.done["edits"]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if config.bf16 else None
-    model = load_editor(editor.folder or assets.EDITOR, height=config.height, width=config.width, dtype=dtype)
-    model = model.to(device)
+    model = load_editor(
+        editor or assets.EDITOR,
+        height=config.height,
+        width=config.width,
+        dtype=torch.bfloat16 if config.bf16 else None,
+    ).to("cuda" if torch.cuda.is_available() else "cpu")
     images = out / "images"
     with disk_errors(images):
         images.mkdir(exist_ok=True)
     rows: list[dict[str, Any]] = []
     with track("Editing", total=len(tasks) * config.per_task) as bar:
-        for index, (place, line, path) in enumerate(tasks):
-            source = open_image(path, name=f"{path} ({place})")
-            task = EditTask(source, line.instruction, line.category, line.given())
+        for index, task in enumerate(tasks):
             before = images / f"{index:05d}.png"
             if not before.exists():
-                with atomic_path(before) as temporary:
-                    source.save(temporary, "PNG")
+                _save(task.source, before)
             for number in range(seed, seed + config.per_task):
                 after = images / f"{index:05d}_{number}.png"
                 if not after.exists():
-                    _edit(model, task, config, number, after)
-                said = line.model_dump(mode="json", exclude_none=True)
-                shown = {"source": f"images/{before.name}", "edited": f"images/{after.name}"}
-                rows.append(said | shown | {"editor": editor.name or model.name})
+                    _save(_edit(model, task, config, number), after)
+                said = lines[index][1].model_dump(mode="json", exclude_none=True)
+                shown = {"source": f"images/{before.name}", "edited": f"images/{after.name}", "editor": name}
+                rows.append(said | shown)
                 bar.advance()
     atomic_write(out / "edits.jsonl", "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
     folder.finish({"edits": len(rows)})
     return len(rows)
 
 
-def _edit(model: PipelineEditor, task: EditTask, config: SampleConfig, seed: int, path: Path) -> None:
-    """One edit alone: the same row of another batch may be rounded differently."""
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16):
-        image = to_pil(edit(model, [task], config.steps, seed))[0]
+def _digest(lines: Sequence[tuple[str, TaskLine]], tasks: Records[EditTask]) -> str:
+    """What a run is of. Opens every image, so that a bad one is told before the editor is loaded."""
+    hashes: list[str] = []
+    with track("Reading tasks", total=len(tasks)) as bar:
+        for task in tasks:
+            hashes.append(image_hash(task.source))
+            bar.advance()
+    return hashlib.sha256(repr((lines, hashes)).encode()).hexdigest()[:16]
+
+
+def _save(image: Image, path: Path) -> None:
     with atomic_path(path) as temporary:
         image.save(temporary, "PNG")
+
+
+def _edit(model: PipelineEditor, task: EditTask, config: SampleConfig, seed: int) -> Image:
+    """One edit alone: the same row of another batch may be rounded differently."""
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16):
+        return to_pil(edit(model, [task], config.steps, seed))[0]

@@ -11,7 +11,8 @@ from pydantic_core import ErrorDetails
 
 from edit_r1.config import Config
 from edit_r1.errors import UserError
-from edit_r1.records import Principle, PrincipleCategory
+from edit_r1.images import open_image
+from edit_r1.records import EditTask, Principle, PrincipleCategory
 
 
 class Question(Config):
@@ -34,10 +35,15 @@ class TaskLine(Config):
     category: str = ""
     principles: tuple[Question, ...] | None = None
 
-    @field_validator("source", "instruction")
+    @field_validator("source")
+    @classmethod
+    def _shown(cls, text: str) -> str:
+        return not_blank(text)
+
+    @field_validator("instruction")
     @classmethod
     def _said(cls, text: str) -> str:
-        return not_blank(text)
+        return not_blank(text).strip()
 
     @field_validator("principles")
     @classmethod
@@ -56,6 +62,12 @@ class TaskLine(Config):
 
 
 LineT = TypeVar("LineT", bound=TaskLine)
+
+
+def open_task(place: str, line: TaskLine, folder: Path) -> EditTask:
+    """The task of a line of a manifest in `folder`; `UserError` names the line where its image cannot be opened."""
+    source = open_image(folder / line.source, name=f"{folder / line.source} ({place})")
+    return EditTask(source, line.instruction, line.category, line.given())
 
 
 def not_blank(text: str) -> str:

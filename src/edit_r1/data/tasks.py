@@ -16,14 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edit_r1.data.manifest import TaskLine, read_lines
+from edit_r1.data.manifest import TaskLine, open_task, read_lines
 from edit_r1.data.store import Records, write_tasks
 from edit_r1.data.traces.journal import Journal
 from edit_r1.data.traces.manifest import task_key
 from edit_r1.data.traces.naming import Namer
 from edit_r1.errors import UserError
 from edit_r1.files import atomic_write
-from edit_r1.images import image_hash, open_image
+from edit_r1.images import image_hash
 from edit_r1.records import EditTask, Principle
 from edit_r1.runs.progress import track
 from edit_r1.runs.run import Run
@@ -69,11 +69,11 @@ def run(config: TasksConfig, *, manifest: Path, out: Path, seed: int, resume: bo
             the end and `finish` is off; no task is left; the disk is full.
     """
     lines = read_lines(manifest, TaskLine, option="--tasks", what="tasks")
-    tasks = Records(len(lines), lambda index: _open(*lines[index], manifest.parent))
+    tasks = Records(len(lines), lambda index: open_task(*lines[index], manifest.parent))
     with closing(Namer("tasks", config.decomposer, give_up_after=config.give_up_after, seed=seed)) as namer:
         namer.demand((place, line.given()) for place, line in lines)
-        entries = _remember(tasks)
-        content = hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
+        entries = _remember(tasks, [place for place, _ in lines])
+        content = hashlib.sha256(repr((entries, lines)).encode()).hexdigest()[:16]
         inputs = {"seed": seed, "tasks": str(manifest), "content": content, "prompt": prompt_hash("decompose")}
         folder = Run.open(out, config, resume, inputs=inputs)
         if folder.done is not None:
@@ -100,18 +100,17 @@ def run(config: TasksConfig, *, manifest: Path, out: Path, seed: int, resume: bo
     return document
 
 
-def _open(place: str, line: TaskLine, folder: Path) -> EditTask:
-    source = open_image(folder / line.source, name=f"{folder / line.source} ({place})")
-    return EditTask(source, line.instruction, line.category, line.given())
-
-
-def _remember(tasks: Records[EditTask]) -> list[Entry]:
+def _remember(tasks: Records[EditTask], places: Sequence[str]) -> list[Entry]:
     """Open every image once, so that a bad one is told before any request; of equal tasks the first stays."""
     entries: dict[str, Entry] = {}
     with track("Reading tasks", total=len(tasks)) as bar:
         for index, task in enumerate(tasks):
             entry = Entry(index, task_key(task), image_hash(task.source), task.principles)
-            entries.setdefault(entry.key, entry)
+            known = entries.setdefault(entry.key, entry)
+            if known.given != entry.given:
+                raise UserError(
+                    f"{places[index]} repeats the task of {places[known.index]} with other principles; keep one of them"
+                )
             bar.advance()
     return list(entries.values())
 

@@ -150,6 +150,10 @@ def as_text(rows: Sequence[EditorRow], fought: Sequence[Contest]) -> str:
             f"{share(row.met[key]):>{n}}" for key, n in (("all", 7), ("follow", 8), ("keep", 8), ("quality", 9))
         )
         lines.append(f"{row.editor:<{width}}{row.edits:>7}{score:>7}  {interval:<14}{met}{share(row.failures):>19}")
+    compared = {(one.second, one.first) for one in fought}
+    for one, other in combinations([row.editor for row in rows], 2):
+        if (one, other) not in compared:
+            lines.append(f"{one} and {other} have no scored task in common (the same pixels, the same instruction)")
     for one in fought:
         low, high = one.ci95
         lines.append(

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from edit_r1.config import Config
 from edit_r1.stages.editor import EditorGrpoConfig
 from edit_r1.stages.evaluation import EvaluateConfig
+from edit_r1.stages.guards import GuardsConfig
 
 
 class EditorArm(Config):
@@ -46,10 +47,12 @@ class EditorClaimsRecipe(Config):
     def digest(self, arm: str) -> str:
         """A short name of what an arm's row depends on: its verifier and settings, and the measurement.
 
-        The limits of the guards are left out: they say when a run alarms, and not where it goes.
+        The limits of the guards are left out: they say when a run alarms, and not where it goes. (`first_alarm` of a
+        row goes by those of its day.)
         """
         known = self.editor_claims.arms.get(arm)  # the base has none
-        made = [known.verifier, self.config_of(arm).model_dump(mode="json", exclude={"guards"})] if known else []
+        limits = {"guards": set(GuardsConfig.model_fields) - {"stop"}}
+        made = [known.verifier, self.config_of(arm).model_dump(mode="json", exclude=limits)] if known else []
         document = json.dumps([made, self.evaluate.model_dump(mode="json")], sort_keys=True)
         return hashlib.sha256(document.encode()).hexdigest()[:12]
 

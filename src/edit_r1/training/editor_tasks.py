@@ -17,6 +17,7 @@ from edit_r1.data.store import read_tasks
 from edit_r1.errors import UserError
 from edit_r1.images import to_array
 from edit_r1.records import Edit, EditTask
+from edit_r1.runs.run import Run
 from edit_r1.stages import EDITOR_TASKS
 from edit_r1.world.render import from_image
 from edit_r1.world.tasks import Truth, generator, judge_edits, sample_task, world_task
@@ -44,8 +45,10 @@ def open_tasks(data: Path, seed: int, probe: int) -> Tasks:
     A data set is passed through in epochs, each in another order; its last tasks, at most a fifth, are the probe.
 
     Raises:
-        UserError: the data set cannot be read, lacks a column or is too small.
+        UserError: the data set cannot be read, lacks a column or is too small, or is still to be made.
     """
+    if Run(data).config.get("inputs", {}).get("tasks") and not (data / EDITOR_TASKS).is_dir():
+        raise UserError(f"{data} has no tasks yet; finish `edit-r1 editor tasks` with --resume")
     if (data / EDITOR_TASKS).is_dir():
         return _dataset_tasks(data / EDITOR_TASKS, seed, probe)
     rng = generator(seed, "val")
