@@ -113,6 +113,20 @@ def test_principles_that_are_missing_are_asked_for_until_they_are_there(bench: B
     assert "was made with other settings (inputs.content)" in last_line(bench.run(*patience, "--resume", url=url))
 
 
+def test_tasks_without_principles_are_left_out_on_demand(bench: Bench) -> None:
+    """The server refuses one of two: with --finish the other is written, and the refused one is named."""
+    bench.manifest(*(bench.line(shade, f"wish {shade}", principles=None) for shade in (10, 20)))
+    refuse = (400, "not this picture")
+    with serving(lambda request, number: refuse if instruction(request) == "wish 20" else NAMED) as server:
+        result = bench.run("--finish", url=server.url)
+    assert result.exit_code == 0, result.output
+    assert [task.instruction for task in bench.kept()] == ["wish 10"]
+    [(place, why)] = json.loads((bench.out / "summary.json").read_text())["left_out"].items()
+    assert place.endswith("line 2")
+    assert why.startswith("no principles (engine: status 400")
+    assert "dropped: no_principles 1" in result.stdout
+
+
 def test_what_a_user_can_mend(bench: Bench) -> None:
     """Every mistake is one line that names it, and no run is begun."""
     cases = [
