@@ -25,7 +25,7 @@ from edit_r1.data.traces.manifest import Line, edit_key, open_edit, task_key
 from edit_r1.data.traces.naming import Namer
 from edit_r1.errors import UserError
 from edit_r1.evaluation.answers import answer_from_json
-from edit_r1.evaluation.edits_judge import Entry, judge
+from edit_r1.evaluation.edits_judge import Entry, Said, judge
 from edit_r1.evaluation.edits_table import Contest, EditorRow, Judged, contests, editor_rows
 from edit_r1.files import atomic_write
 from edit_r1.images import image_hash
@@ -74,12 +74,13 @@ def run(
             verifier; answers are missing and `finish` is off.
     """
     lines = _lines(manifests)
+    places = [place for place, _, _ in lines]
     edits = Records(len(lines), lambda index: open_edit(*lines[index]))
     verifier = _verifier(config, model)
     with closing(Namer("edits", config.decomposer, give_up_after=config.give_up_after, seed=seed)) as namer:
         namer.demand((place, line.given()) for place, line, _ in lines)
         entries = _remember(edits)
-        _demand_one_checklist(entries, [place for place, _, _ in lines])
+        _demand_one_checklist(entries, places)
         inputs = {
             "seed": seed, "edits": [str(path) for path in manifests], "model": str(model),
             "content": hashlib.sha256(repr(entries).encode()).hexdigest()[:16],
@@ -91,7 +92,7 @@ def run(
         unnamed = {entry.task: partial(_task, edits, entry.index) for entry in entries if not entry.given}
         named, _ = namer.name(unnamed, Journal(out / "principles.jsonl"), finish=finish)
     found = [(entry, entry.given or named[entry.task]) for entry in entries]
-    left_out = {lines[entry.index][0]: why for entry, why in found if isinstance(why, str)}
+    left_out = {places[entry.index]: why for entry, why in found if isinstance(why, str)}
     asked = [replace(entry, given=given) for entry, given in found if not isinstance(given, str)]
     journal = out / "judgements.jsonl"
     said, trouble = judge(
@@ -102,18 +103,22 @@ def run(
             f"the verifier's server does not answer ({trouble}); {len(said)} edits are judged and safe in {journal}: "
             "continue with --resume, or add --finish as well to leave out the others"
         )
-    left_out |= {lines[entry.index][0]: f"no answer ({trouble})" for entry in asked if entry.key not in said}
-    judged = [
-        Judged(entry.editor, entry.task, entry.source, answer_from_json(said[entry.key], entry.given))
-        for entry in asked
-        if entry.key in said
-    ]
-    if not judged:
-        raise UserError(f"no edit is left: {next(iter(left_out.values()))}")
-    result = Comparison(editor_rows(judged), contests(judged), left_out)
+    left_out |= {places[entry.index]: f"no answer ({trouble})" for entry in asked if entry.key not in said}
+    result = _compare(asked, said, left_out)
     atomic_write(out / "edits.json", json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n")
     folder.finish(asdict(result))
     return result
+
+
+def _compare(entries: Sequence[Entry], said: Said, left_out: dict[str, str]) -> Comparison:
+    judged = [
+        Judged(entry.editor, entry.task, entry.source, answer_from_json(said[entry.key], entry.given))
+        for entry in entries
+        if entry.key in said
+    ]
+    if not judged:
+        raise UserError(f"no edit is left to compare: {next(iter(left_out.values()))}")
+    return Comparison(editor_rows(judged), contests(judged), left_out)
 
 
 def _lines(manifests: Sequence[Path]) -> list[tuple[str, Line, Path]]:
