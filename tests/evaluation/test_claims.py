@@ -39,10 +39,14 @@ def recipe() -> ClaimsRecipe:
 
 
 def test_the_plan_has_every_arm_size_and_seed() -> None:
-    """A seed has nine arms and two more noise levels at the middle size, and three stages at two other sizes."""
+    """A seed has nine arms and two more noise levels at the middle size, and three stages at two other sizes.
+
+    Two more seeds have cold start and GCPO of the middle size.
+    """
     jobs = plan(load_recipe(ClaimsRecipe, "claims").claims, 0.1)
-    assert len(jobs) == len(set(jobs)) == 3 * (9 + 2 + 6)
+    assert len(jobs) == len(set(jobs)) == 3 * (9 + 2 + 6) + 2 * 2
     assert {job.arm for job in jobs if job.size == "m"} == set(ARMS)
+    assert {(job.arm, job.size) for job in jobs if job.seed > 2} == {("cold_start", "m"), ("gcpo", "m")}
     assert {job.arm for job in jobs if job.size == "l"} == {"base", "cold_start", "gcpo"}
 
 

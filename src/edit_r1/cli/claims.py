@@ -49,7 +49,7 @@ def claims(
     wanted = {
         name: _chosen(name, given, known)
         for name, given, known in (
-            ("--seeds", seeds, [str(seed) for seed in recipe.claims.seeds]),
+            ("--seeds", seeds, [str(seed) for seed in (*recipe.claims.seeds, *recipe.claims.more_seeds)]),
             ("--arms", arms, ARMS),
             ("--sizes", sizes, SIZES),
         )

@@ -80,6 +80,7 @@ def plan(config: ClaimsConfig, noise: float) -> list[Job]:
     for seed in config.seeds:
         jobs += [Job(arm, "m", seed, noise) for arm in _MIDDLE]
         jobs += [Job("gcpo", "m", seed, other) for other in config.label_noise]
+    jobs += [Job(arm, "m", seed, noise) for seed in config.more_seeds for arm in ("cold_start", "gcpo")]
     for size in ("s", "l"):
         jobs += [Job(arm, size, seed, noise) for seed in config.seeds for arm in ("base", "cold_start", "gcpo")]
     return jobs

@@ -21,6 +21,8 @@ class ClaimsConfig(Config):
     """`[claims]`: which seeds, and what the sizes are."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
+    more_seeds: tuple[int, ...] = ()
+    """Further seeds for cold start and GCPO of the middle size: the interval of a gain over three seeds is wide."""
     s: TinySize = TinySize(hidden=96, layers=3, heads=3, vision_hidden=64, vision_layers=2)
     l: TinySize = TinySize(hidden=256, layers=6, heads=8, kv_heads=2, vision_hidden=192, vision_layers=4)  # noqa: E741
     label_noise: tuple[float, ...] = (0.0, 0.2)
