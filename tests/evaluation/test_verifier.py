@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.training.tiny_run import WORLD, tiny_verifier, tiny_world
 
-from edit_r1.data.gold import truth_of
+from edit_r1.data.gold import gold_checks, truth_of
 from edit_r1.data.store import JudgedPair, read_pairs, write_pairs
 from edit_r1.errors import UserError
 from edit_r1.evaluation import answers as asking
 from edit_r1.evaluation import verifier as evaluation
+from edit_r1.evaluation.metrics import Confusion
 from edit_r1.evaluation.results import VerifierResult
 from edit_r1.evaluation.sanity import first_tasks
 from edit_r1.images import image_hash
 from edit_r1.records import Check
-from edit_r1.stages import TEST_PAIRS, EvaluateConfig
+from edit_r1.stages import SAMPLED, TEST_PAIRS, EvaluateConfig
 from edit_r1.verifier.engines.scripted import ScriptedEngine
 from edit_r1.verifier.prompting import Prompt
 from edit_r1.verifier.trace import format_trace
@@ -75,6 +77,30 @@ def test_a_perfect_verifier_is_measured_as_perfect(tmp_path: Path, monkeypatch: 
         assert all((tmp_path / "out" / example[key]).is_file() for key in ("source", "first", "second"))
 
 
+def test_faults_in_an_editors_own_edits_are_counted_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every first edit is said to be an editor's own, and of these every check is called met.
+
+    So none of its faults is seen, and all of the others are.
+    """
+    world, own = tiny_world(tmp_path), tmp_path / "own"
+    texts = answers(world)
+    own.mkdir()
+    pairs: list[JudgedPair] = []
+    for pair in read_pairs(world / TEST_PAIRS):
+        first = replace(pair.preference.first, editor=f"{SAMPLED}5")
+        texts[image_hash(first.image)] = format_trace([Check(p, True, "clean") for p in first.task.principles], 9.0)
+        pairs.append(replace(pair, preference=replace(pair.preference, first=first)))
+    write_pairs(own / TEST_PAIRS, pairs)
+    scripted(monkeypatch, texts)
+    shown = evaluation.run(CONFIG, data=own, model=tmp_path, out=tmp_path / "out", seed=0, resume=False)
+    result = VerifierResult.model_validate_json((tmp_path / "out" / "verifier.json").read_text())
+    both = [sum(tables["verifier"].values(), Confusion()) for tables in (result.confusion, result.sampled)]
+    faults = [sum(not met for met in gold_checks(p.preference.first, p.first_truth)) for p in pairs]
+    assert both[1].faults_seen == 0.0
+    assert both[1].fp == both[0].fp == CONFIG.traces * sum(faults) > 0
+    assert "; in an editor's own edits: 0.0%" in shown
+
+
 def test_pairs_of_which_nobody_knows_the_truth_are_measured_without_checks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,7 +114,7 @@ def test_pairs_of_which_nobody_knows_the_truth_are_measured_without_checks(
     write_pairs(own / TEST_PAIRS, [JudgedPair(pair.preference) for pair in read_pairs(world / TEST_PAIRS)])
     shown = evaluation.run(CONFIG, data=own, model=tmp_path, out=tmp_path / "out", seed=0, resume=False)
     assert "in the preferred order  100.0%" in shown
-    assert "true checks             nobody knows" in shown
+    assert "true checks             unknown" in shown
     result = VerifierResult.model_validate_json((tmp_path / "out" / "verifier.json").read_text())
     assert (result.stages["verifier"].pairs, result.stages["verifier"].check_accuracy, result.heldout) == (6, None, {})
     checks = [check for example in result.examples for check in example.stages["verifier"].first.checks]

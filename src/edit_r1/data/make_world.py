@@ -15,7 +15,7 @@ from edit_r1.data.store import JudgedEdit, JudgedPair, write_edits, write_pairs
 from edit_r1.records import Edit, EditTask, Preference
 from edit_r1.runs.progress import Tracker, track
 from edit_r1.runs.run import Run
-from edit_r1.stages import EDITS, HELDOUT_PAIRS, PROBE, TEST_PAIRS, TRAIN_PAIRS, WorldConfig
+from edit_r1.stages import EDITS, HELDOUT_PAIRS, PROBE, SAMPLED, TEST_PAIRS, TRAIN_PAIRS, WorldConfig
 from edit_r1.world.annotators import prefer, utility
 from edit_r1.world.faults import candidate, draw_faults
 from edit_r1.world.oracle import Reading, read_images
@@ -68,7 +68,7 @@ class WorldMaker:
         images = self.sampler(tasks, steps, seed)
         readings = read_images(images)
         return [
-            (Edit(task, to_image(image), f"tiny-{steps}", seed), reading)
+            (Edit(task, to_image(image), f"{SAMPLED}{steps}", seed), reading)
             for task, image, reading in zip(tasks, images, readings, strict=True)
         ]
 

@@ -51,11 +51,12 @@ class ScoredPair:
 class JudgedTrace:
     """One trace of a verifier and the true answer to each of its principles, in the order of `verdict.checks`.
 
-    `truth` is None where nobody knows: such checks are not counted.
+    `truth` is None where nobody knows: such checks are not counted. `sampled`: the edit is an editor's own, not drawn.
     """
 
     verdict: Verdict | Failure
     truth: tuple[bool, ...] | None
+    sampled: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,15 @@ class Confusion:
     def accuracy(self) -> float | None:
         """Share of checks that are true; None without checks."""
         return (self.tp + self.tn) / self.total if self.total else None
+
+    @property
+    def faults_seen(self) -> float | None:
+        """Share of the faults that the verifier sees; None without faults."""
+        return self.tn / (self.tn + self.fp) if self.tn + self.fp else None
+
+    def __add__(self, other: Confusion) -> Confusion:
+        """Both together."""
+        return Confusion(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn)
 
     def to_json(self) -> dict[str, int]:
         """The four counts."""

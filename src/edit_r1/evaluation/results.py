@@ -86,6 +86,8 @@ class VerifierResult(_Record):
     heldout: dict[str, VerifierMetrics] = Field(default_factory=dict)
     by_category: dict[str, dict[str, PairNumbers]] = Field(default_factory=dict)
     confusion: dict[str, dict[str, Confusion]] = Field(default_factory=dict)
+    sampled: dict[str, dict[str, Confusion]] = Field(default_factory=dict)
+    """The same of an editor's own edits alone."""
     failures: dict[str, dict[str, int]] = Field(default_factory=dict)
     examples: tuple[PairExample, ...] = ()
 

@@ -16,6 +16,7 @@ from edit_r1.data.gold import gold_checks
 from edit_r1.data.store import JudgedPair, read_pairs
 from edit_r1.evaluation.answers import Answer, Answers, Inquiry, ask, read_answers
 from edit_r1.evaluation.metrics import (
+    Confusion,
     JudgedTrace,
     ScoredPair,
     confusion,
@@ -23,11 +24,14 @@ from edit_r1.evaluation.metrics import (
     pairs_by_category,
     verifier_metrics,
 )
+from edit_r1.evaluation.results import VerifierResult
 from edit_r1.files import atomic_write, disk_errors
 from edit_r1.images import image_hash
 from edit_r1.records import Edit, Failure, Verdict
 from edit_r1.runs.run import Run
-from edit_r1.stages import HELDOUT_PAIRS, TEST_PAIRS, EvaluateConfig
+from edit_r1.stages import HELDOUT_PAIRS, SAMPLED, TEST_PAIRS, EvaluateConfig
+
+_TABLES = ("stages", "heldout", "by_category", "confusion", "sampled", "failures")
 
 
 def judged_traces(pairs: Sequence[JudgedPair], answers: Sequence[Answers]) -> Iterator[JudgedTrace]:
@@ -40,7 +44,8 @@ def judged_traces(pairs: Sequence[JudgedPair], answers: Sequence[Answers]) -> It
         for edit, truth, said in sides:
             gold = tuple(gold_checks(edit, truth)) if truth else None
             for verdict in said.verdicts:
-                yield JudgedTrace(verdict, gold if isinstance(verdict, Verdict) and verdict.checks else ())
+                checked = isinstance(verdict, Verdict) and verdict.checks
+                yield JudgedTrace(verdict, gold if checked else (), edit.editor.startswith(SAMPLED))
 
 
 def scored_pair(pair: JudgedPair, first: float | None, second: float | None) -> ScoredPair:
@@ -146,7 +151,7 @@ def evaluate(
     asked = {name: inquiry(name, TEST_PAIRS, len(pairs)) for name in models}
     kinds = {name: inquiry(name, HELDOUT_PAIRS, len(heldout), "_heldout") for name in models if heldout}
     ask([*asked.values(), *kinds.values()], config, seed)
-    result: dict[str, Any] = {key: {} for key in ("stages", "heldout", "by_category", "confusion", "failures")}
+    result: dict[str, Any] = {key: {} for key in _TABLES}
     stages: dict[str, list[Answers]] = {}
     for name, main in asked.items():
         stages[name] = read_answers(main, pairs[: main.count])
@@ -154,7 +159,8 @@ def evaluate(
         traces = list(judged_traces(pairs[: main.count], stages[name]))
         result["stages"][name] = verifier_metrics(scored, traces, traces_per_edit=config.traces).to_json()
         result["by_category"][name] = pairs_by_category(scored)
-        result["confusion"][name] = {key: table.to_json() for key, table in confusion(traces).items()}
+        result["confusion"][name] = _confusion(traces)
+        result["sampled"][name] = _confusion([trace for trace in traces if trace.sampled])
         result["failures"][name] = failure_counts(trace.verdict for trace in traces)
     for name, those in kinds.items():
         judged = heldout[: those.count]
@@ -169,18 +175,25 @@ def evaluate(
     return result["stages"]
 
 
+def _confusion(traces: Sequence[JudgedTrace]) -> dict[str, dict[str, int]]:
+    return {category: table.to_json() for category, table in confusion(traces).items()}
+
+
 def run(config: EvaluateConfig, *, data: Path, model: Path | None, out: Path, seed: int, resume: bool) -> str:
     """Measure one verifier, the shipped base by default; the numbers as text for people."""
     models = {"verifier": model or assets.VERIFIER}
     found = evaluate(config, data=data, models=models, out=out, seed=seed, resume=resume)["verifier"]
+    result = VerifierResult.model_validate_json((out / "verifier.json").read_text(encoding="utf-8"))
     low, high = found["ci95"]
-    checks = found["check_accuracy"]
+    seen = (sum(tables["verifier"].values(), Confusion()).faults_seen for tables in (result.confusion, result.sampled))
+    checks, faults, own = ("unknown" if x is None else f"{x:.1%}" for x in (found["check_accuracy"], *seen))
     return "\n".join(
         (
             f"{found['pairs']} held-out pairs, {found['traces']} traces an edit",
             f"in the preferred order  {found['pairwise_accuracy']:.1%} (95%: {low:.1%} to {high:.1%})",
             f"undecided               {found['tie_rate']:.1%}; counted as half right: {found['tie_half']:.1%}",
-            f"true checks             {'nobody knows' if checks is None else format(checks, '.1%')}",
+            f"true checks             {checks}",
+            f"faults seen             {faults}; in an editor's own edits: {own}",
             f"unreadable traces       {found['failure_rate']:.1%}",
             f"examples, categories    {out / 'verifier.json'}",
         )

@@ -11,6 +11,9 @@ from edit_r1.config import Config
 EDITS, TRAIN_PAIRS, TEST_PAIRS, HELDOUT_PAIRS, PROBE = "edits", "pairs_train", "pairs_test", "pairs_heldout", "probe"
 """The data sets of a world: the folders that `edit-r1 world make` writes into its own."""
 
+SAMPLED = "tiny-"
+"""How the editors of those edits of a world begin that the tiny editor made; the others are drawn."""
+
 TRACES = "traces"
 """The data set of kept texts: the folder that `edit-r1 verifier traces` writes into its own."""
 
