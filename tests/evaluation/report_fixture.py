@@ -210,6 +210,7 @@ def verifier_json(rng: Generator, folder: Path, count: int) -> dict[str, Any]:
         "heldout": {s: verifier_metrics(scored[s][::2], traces[s][::2], traces_per_edit=2).to_json() for s in ERRORS},
         "by_category": {s: pairs_by_category(scored[s]) for s in ERRORS},
         "confusion": {s: {k: t.to_json() for k, t in confusion(traces[s]).items()} for s in ERRORS},
+        "sampled": {s: {k: t.to_json() for k, t in confusion(traces[s][::2]).items()} for s in ERRORS},
         "failures": {s: failure_counts([trace.verdict for trace in traces[s]]) for s in ERRORS},
         "examples": examples,
     }

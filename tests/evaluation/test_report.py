@@ -183,6 +183,8 @@ def test_text_of_a_run_is_never_markup(run: Path) -> None:
             table[EVIL] = {"pairwise_accuracy": 0.5, "tie_half": 0.5, "pairs": 2}
         document["failures"]["gcpo"] = {EVIL: 3}
         document["confusion"][EVIL] = document["confusion"]["gcpo"]
+        document["sampled"]["cold_start"] = {"keep": document["sampled"]["cold_start"]["keep"]}
+        document["sampled"][EVIL + EVIL] = document["sampled"]["gcpo"]
 
     edit_json(run / "evaluation" / "verifier.json", poison)
     edit_json(run / "demo.json", lambda d: d.update(preset=EVIL, commit=EVIL, command=[EVIL]))
@@ -256,6 +258,12 @@ def test_what_is_missing_is_stated(run: Path, change: Callable[[Path], None], wo
     page = page_of(run)
     for each in words:
         assert each in page.text, each
+
+
+def test_faults_in_the_editors_own_edits_are_shown_where_there_are_any(run: Path) -> None:
+    assert "Faults seen, in all edits and in the editor’s own" in page_of(run).text
+    edit_json(run / "evaluation" / "verifier.json", lambda document: document.pop("sampled"))
+    assert "Faults seen" not in page_of(run).text
 
 
 def test_a_smoke_run_says_that_it_proves_nothing(run: Path) -> None:
