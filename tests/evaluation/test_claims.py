@@ -111,7 +111,7 @@ def test_missing_is_told_without_a_run(tmp_path: Path) -> None:
     arguments = ["evaluate", "claims", "--missing", "--out", str(tmp_path / "claims"), "--results", str(table)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0
-    assert result.output.count("missing: ") == 51
+    assert result.output.count("missing: ") == 55
     assert json.loads(table.read_text()) == []
 
 
