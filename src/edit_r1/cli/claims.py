@@ -60,9 +60,7 @@ def claims(
         chosen = {int(seed) for seed in wanted["--seeds"]}
         run(recipe, out=out, results=results, seeds=chosen, arms=wanted["--arms"], sizes=wanted["--sizes"])
     left = collect(recipe, out, results)
-    for job in left:
-        typer.echo(f"missing: {job.arm} of size {job.size}, seed {job.seed}, label noise {job.label_noise}")
-    typer.echo(f"{results}: {len(left)} results are missing" if left else f"{results}: complete")
+    _tell(results, [f"{job.arm} of size {job.size}, seed {job.seed}, label noise {job.label_noise}" for job in left])
 
 
 @app.command(
@@ -104,10 +102,14 @@ def editor_claims(
     if not missing:
         verifiers = load_recipe(ClaimsRecipe, "claims")
         run(recipe, verifiers, out=out, claims_out=claims, results=results, seeds=chosen, arms=names)
-    left = collect(recipe, out, results)
-    for job in left:
-        typer.echo(f"missing: {job.arm}, seed {job.seed}")
-    typer.echo(f"{results}: {len(left)} results are missing" if left else f"{results}: complete")
+    _tell(results, [f"{job.arm}, seed {job.seed}" for job in collect(recipe, out, results)])
+
+
+def _tell(results: Path, missing: Sequence[str]) -> None:
+    """What a table still lacks."""
+    for job in missing:
+        typer.echo(f"missing: {job}")
+    typer.echo(f"{results}: {len(missing)} results are missing" if missing else f"{results}: complete")
 
 
 def _chosen(option: str, given: str | None, known: Sequence[str]) -> list[str]:

@@ -6,9 +6,7 @@ has teachers write.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from edit_r1.files import atomic_path, atomic_write, disk_errors
 from edit_r1.images import image_hash
 from edit_r1.records import EditTask
 from edit_r1.runs.progress import track
-from edit_r1.runs.run import Run
+from edit_r1.runs.run import Run, content_hash
 from edit_r1.stages import SampleConfig
 
 
@@ -55,7 +53,8 @@ def run(
     lines = read_lines(manifest, TaskLine, option="--tasks", what="tasks")
     tasks = Records(len(lines), lambda index: open_task(*lines[index], manifest.parent))
     inputs = {
-        "seed": seed, "tasks": str(manifest), "content": _digest(lines, tasks), "editor": str(editor), "name": name,
+        "seed": seed, "tasks": str(manifest), "content": content_hash(lines, _pictures(tasks)),
+        "editor": str(editor), "name": name,
     }  # fmt: skip
     folder = Run.open(out, config, resume, inputs=inputs)
     if folder.done is not None:
@@ -88,14 +87,14 @@ def run(
     return len(rows)
 
 
-def _digest(lines: Sequence[tuple[str, TaskLine]], tasks: Records[EditTask]) -> str:
-    """What a run is of. Opens every image, so that a bad one is told before the editor is loaded."""
+def _pictures(tasks: Records[EditTask]) -> list[str]:
+    """The hash of every image: a bad one is told before the editor is loaded."""
     hashes: list[str] = []
     with track("Reading tasks", total=len(tasks)) as bar:
         for task in tasks:
             hashes.append(image_hash(task.source))
             bar.advance()
-    return hashlib.sha256(repr((lines, hashes)).encode()).hexdigest()[:16]
+    return hashes
 
 
 def _save(image: Image, path: Path) -> None:

@@ -7,7 +7,6 @@ summary.json     what was used, and what was left out and why
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -26,7 +25,7 @@ from edit_r1.files import atomic_write
 from edit_r1.images import image_hash
 from edit_r1.records import EditTask, Principle
 from edit_r1.runs.progress import track
-from edit_r1.runs.run import Run
+from edit_r1.runs.run import Run, content_hash
 from edit_r1.stages import EDITOR_TASKS, TasksConfig
 from edit_r1.verifier.prompting import prompt_hash, single_seed
 
@@ -73,7 +72,7 @@ def run(config: TasksConfig, *, manifest: Path, out: Path, seed: int, resume: bo
     with closing(Namer("tasks", config.decomposer, give_up_after=config.give_up_after, seed=seed)) as namer:
         namer.demand((place, line.given()) for place, line in lines)
         entries = _remember(tasks, [place for place, _ in lines])
-        content = hashlib.sha256(repr((entries, lines)).encode()).hexdigest()[:16]
+        content = content_hash(entries, lines)
         inputs = {"seed": seed, "tasks": str(manifest), "content": content, "prompt": prompt_hash("decompose")}
         folder = Run.open(out, config, resume, inputs=inputs)
         if folder.done is not None:

@@ -9,9 +9,8 @@ Whoever trained an editor with a verifier should ask another one here: a reward 
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -31,7 +30,7 @@ from edit_r1.files import atomic_write
 from edit_r1.images import image_hash
 from edit_r1.records import Edit, EditTask
 from edit_r1.runs.progress import track
-from edit_r1.runs.run import Run
+from edit_r1.runs.run import Run, content_hash
 from edit_r1.stages import EditsConfig
 from edit_r1.verifier.local import load_verifier
 from edit_r1.verifier.prompting import prompt_hash
@@ -76,14 +75,14 @@ def run(
     lines = _lines(manifests)
     places = [place for place, _, _ in lines]
     edits = Records(len(lines), lambda index: open_edit(*lines[index]))
-    verifier = _verifier(config, model)
+    verifier = _loader(config, model)
     with closing(Namer("edits", config.decomposer, give_up_after=config.give_up_after, seed=seed)) as namer:
         namer.demand((place, line.given()) for place, line, _ in lines)
         entries = _remember(edits)
         _demand_one_checklist(entries, places)
         inputs = {
             "seed": seed, "edits": [str(path) for path in manifests], "model": str(model),
-            "content": hashlib.sha256(repr(entries).encode()).hexdigest()[:16],
+            "content": content_hash(entries),
             "prompts": [prompt_hash(config.template), prompt_hash("decompose")],
         }  # fmt: skip
         folder = Run.open(out, config, resume, inputs=inputs)
@@ -96,7 +95,7 @@ def run(
     asked = [replace(entry, given=given) for entry, given in found if not isinstance(given, str)]
     journal = out / "judgements.jsonl"
     said, trouble = judge(
-        verifier, asked, edits, journal, batch=config.batch, traces=config.traces, seed=seed, whole=model is not None
+        verifier(), asked, edits, journal, batch=config.batch, traces=config.traces, seed=seed, whole=model is not None
     )
     if trouble and not finish:
         raise UserError(
@@ -150,17 +149,19 @@ def _demand_one_checklist(entries: Sequence[Entry], places: Sequence[str]) -> No
             )
 
 
-def _verifier(config: EditsConfig, model: Path | None) -> Verifier:
+def _loader(config: EditsConfig, model: Path | None) -> Callable[[], Verifier]:
+    """What gives the verifier: a server's settings are checked at once, a folder is loaded when it is needed."""
     settings: dict[str, Any] = {
         "template": config.template,
         "temperature": config.temperature,
         "max_tokens": config.max_tokens,
     }
     if model is not None:
-        return load_verifier(model, **settings, batch_size=config.batch)
+        return partial(load_verifier, model, **settings, batch_size=config.batch)
     if config.endpoint is None:
         raise UserError("there is no verifier: give its folder as --model, or name a server as [edits.endpoint]")
-    return served_verifier(config.endpoint, **settings)
+    served = served_verifier(config.endpoint, **settings)
+    return lambda: served
 
 
 def _remember(edits: Records[Edit]) -> list[Entry]:

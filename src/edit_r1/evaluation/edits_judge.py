@@ -65,7 +65,8 @@ def judge(
         entries: with their principles.
         edits: where their images are.
         journal: a JSONL file.
-        batch: edits that are asked about together. A server that answers none of them is left alone.
+        batch: edits that are asked about together. A server that cannot be reached for any of them is left alone; one
+            that refuses them is asked about the others.
         traces: of each edit.
         seed: of the sampling, with the place of the batch.
         whole: ask about a batch anew of which the journal has a part: where traces depend on the batch.
@@ -95,7 +96,7 @@ def judge(
                     said[entry.key] = judgement_to_json(judgement)
                     append_line(journal, json.dumps({"edit": entry.key, **said[entry.key]}))
             trouble = troubles[-1] if troubles else trouble
-            if len(troubles) == len(asked):
+            if all(_unreached(judgement) for judgement in found):
                 break
     return said, trouble
 
@@ -120,6 +121,10 @@ def _no_answer(judgement: Judgement) -> str:
     """What the engine said in place of a trace; empty where it wrote them all."""
     texts = [v.text for v in judgement.verdicts if isinstance(v, Failure) and v.kind in _NO_ANSWER]
     return texts[-1] if texts else ""
+
+
+def _unreached(judgement: Judgement) -> bool:
+    return all(isinstance(v, Failure) and v.kind == "unreachable" for v in judgement.verdicts)
 
 
 def _with_principles(edit: Edit, principles: tuple[Principle, ...]) -> Edit:

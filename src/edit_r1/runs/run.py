@@ -10,6 +10,7 @@ done.json          the summary; a run without it is not finished
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -25,6 +26,11 @@ from edit_r1.files import append_line, atomic_write, disk_errors, drop_partial_l
 from edit_r1.runs.environment import environment
 
 __all__ = ["Run", "atomic_write", "read_metrics"]
+
+
+def content_hash(*inputs: object) -> str:
+    """16 hexadecimal digits of a run's data, for its `inputs`: other data under the same path is another run."""
+    return hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]
 
 
 class Run:

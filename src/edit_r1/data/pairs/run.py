@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -23,7 +22,7 @@ from edit_r1.files import atomic_write
 from edit_r1.images import image_hash
 from edit_r1.records import EditTask
 from edit_r1.runs.progress import track
-from edit_r1.runs.run import Run
+from edit_r1.runs.run import Run, content_hash
 from edit_r1.stages import TEST_PAIRS, TRAIN_PAIRS, PairFormat, PairsConfig
 from edit_r1.verifier.prompting import prompt_hash
 
@@ -64,7 +63,7 @@ def run(config: PairsConfig, *, source: Source, out: Path, seed: int, resume: bo
             reasons = _reasons(ledger, len(entries))
             raise UserError(f"no pair is left to train on ({reasons}); bring more pairs, or change test_share")
         inputs = {
-            "seed": seed, "pairs": str(source.path), "content": _digest(entries), "format": source.form,
+            "seed": seed, "pairs": str(source.path), "content": content_hash(entries), "format": source.form,
             "images": str(source.images or ""), "prompt": prompt_hash("decompose"),
         }  # fmt: skip
         folder = Run.open(out, config, resume, inputs=inputs)
@@ -89,11 +88,6 @@ def run(config: PairsConfig, *, source: Source, out: Path, seed: int, resume: bo
 
 def _reasons(ledger: Ledger, held_out: int) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in [*ledger.counts(), ("held_out", held_out)])
-
-
-def _digest(entries: Sequence[Entry]) -> str:
-    """What a run is of: other pairs under the same path are another run."""
-    return hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
 
 
 def _remember(rows: Records[Row | None], ledger: Ledger, *, own: bool) -> list[Entry]:
