@@ -1,20 +1,22 @@
 """Write docs/results.md from finished runs: `python docs/make_results.py runs/seed0 runs/seed1 runs/seed2`.
 
-Each argument is the folder of an `edit-r1 demo` run; tables have a column per run, in the given order. Without any,
-what the page says of the demo stays, and only the tables of the claims are written anew from `results/`.
+Each argument is the folder of an `edit-r1 demo` run, of any preset; tables have a column or rows per run, in the given
+order. Without any, what the page says of the demo stays, and only the tables of the claims are written anew from
+`results/`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from edit_r1.config import load_recipe
 from edit_r1.evaluation.claims_table import (
     NOISE,
+    SETTINGS,
+    VERIFIERS,
     arms_table,
     curves_table,
     editors_table,
@@ -22,13 +24,12 @@ from edit_r1.evaluation.claims_table import (
     noise_table,
     table,
 )
+from edit_r1.evaluation.demo_table import categories, editors, faults, targets, verifiers
 from edit_r1.evaluation.rows import read_rows
 from edit_r1.files import atomic_write
 from edit_r1.stages import ClaimsRecipe, EditorClaimsRecipe
 
 ROOT = Path(__file__).parents[1]
-Report = dict[str, Any]
-Measure = Callable[[Report], float]
 
 PAGE = """# Results
 
@@ -45,7 +46,8 @@ The runs:
 
 {commands}
 
-Seconds by stage (two threads ran on idle cores; runs with one thread side by side, which says nothing of the target):
+Seconds by stage (two threads ran on idle cores; runs with one thread beside other work, which says nothing of the
+target):
 
 {seconds}
 
@@ -62,6 +64,11 @@ the lessons in words of the verifier's base may hold one, no picture does):
 
 {heldout}
 
+Share of the faults in an edit that a verifier sees, by the oracle: in edits with drawn faults, and in those that the
+shipped editor made itself (of that a verifier learns less: it is what it meets as a reward).
+
+{faults}
+
 ## The editor
 
 Tasks of the split `test`, the same noise for both editors, deterministic sampling. *Success*: every principle is met,
@@ -70,7 +77,7 @@ mean score. *Copies*: edits that show the source's scene again.
 
 {editors}
 
-Success by category, all runs together:
+Success by category, all runs of one preset together:
 
 {categories}
 
@@ -106,10 +113,15 @@ rose by 0.1 or more). *Alarm*: the first step at which a guard alarmed (docs/gua
 
 {editor_arms}
 
-On the probe (96 tasks of `val`) while they train, by images; in brackets the seconds until then (on busy cores, so that
-they are no more than a hint):
+Curves, on the probe (96 tasks of `val`) while they train: by images, in brackets the seconds until then, and at equal
+seconds. First by verifier:
 
-{editor_curves}
+{verifier_curves}
+
+Then by objective, kernel and window; all with GCPO's verifier. (`gcpo` is DiffusionNFT with the confident score, the
+default; all others but `score` are kinds of the paper's objective. Their runs were made side by side on two cores.)
+
+{setting_curves}
 
 ## The oracle
 
@@ -121,124 +133,6 @@ table.
 )
 
 
-def _gain(part: str, before: str, after: str, key: str) -> Measure:
-    return lambda r: 100 * (r[part][after][key] - r[part][before][key])
-
-
-def _value(part: str, stage: str, key: str) -> Measure:
-    return lambda r: 100 * r[part][stage][key]
-
-
-TARGETS: tuple[tuple[str, Measure, Callable[[float], bool], str], ...] = (
-    ("cold start, ties half: at least 65%", _value("verifier", "cold_start", "tie_half"), lambda v: v >= 65, "{:.1f}%"),
-    (
-        "GCPO over cold start, pairwise accuracy: at least +3 points",
-        _gain("verifier", "cold_start", "gcpo", "pairwise_accuracy"),
-        lambda v: v >= 3,
-        "{:+.1f}",
-    ),
-    (
-        "GCPO over cold start, ties half: at least +2 points",
-        _gain("verifier", "cold_start", "gcpo", "tie_half"),
-        lambda v: v >= 2,
-        "{:+.1f}",
-    ),
-    (
-        "GCPO over cold start, checks: not lower",
-        _gain("verifier", "cold_start", "gcpo", "check_accuracy"),
-        lambda v: v >= 0,
-        "{:+.1f}",
-    ),
-    ("failure rate after GCPO: at most 2%", _value("verifier", "gcpo", "failure_rate"), lambda v: v <= 2, "{:.1f}%"),
-    (
-        "editor base, oracle success: 35 to 65%",
-        _value("editor", "base", "oracle_success"),
-        lambda v: 35 <= v <= 65,
-        "{:.1f}%",
-    ),
-    (
-        "editor after RL, oracle success: at least +5 points",
-        _gain("editor", "base", "grpo", "oracle_success"),
-        lambda v: v >= 5,
-        "{:+.1f}",
-    ),
-    ("editor after RL, copies: not more", _gain("editor", "base", "grpo", "noop_rate"), lambda v: v <= 0, "{:+.1f}"),
-)
-
-
-def targets(reports: Sequence[Report], names: Sequence[str], threads: Sequence[int]) -> str:
-    """What the project has set itself, and whether each run reached it; a run on one core says nothing of the time."""
-    rows: list[list[str]] = []
-    for text, measure, met, form in TARGETS:
-        values = [measure(report) for report in reports]
-        rows.append([text, *(f"{form.format(v)} {'✓' if met(round(v, 6)) else '✗'}" for v in values)])
-    minutes = [report["seconds"] / 60 for report in reports]
-    times = [f"{m:.1f} min {'✓' if m <= 15 else '✗'}" if n == 2 else "–" for m, n in zip(minutes, threads, strict=True)]
-    rows.append(["the demo: at most 15 minutes on two cores", *times])
-    return table(["target", *names], rows)
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}%"
-
-
-def verifiers(names: Sequence[str], reports: Sequence[Report]) -> str:
-    """One row per run and verifier."""
-    rows = [
-        [
-            name,
-            stage.replace("_", " "),
-            str(v["pairs"]),
-            _percent(v["pairwise_accuracy"]),
-            "–".join(f"{100 * x:.1f}" for x in v["ci95"]),
-            *(_percent(v[key]) for key in ("tie_half", "tie_rate", "check_accuracy", "failure_rate")),
-        ]
-        for name, stages in zip(names, reports, strict=True)
-        for stage, v in stages.items()
-    ]
-    head = ["run", "verifier", "pairs", "pairwise accuracy", "95%", "ties half", "ties", "checks", "failures"]
-    return table(head, rows)
-
-
-def editors(reports: Sequence[Report], names: Sequence[str]) -> str:
-    """One row per run and editor."""
-    rows = [
-        [
-            name,
-            stage,
-            str(e["tasks"]),
-            _percent(e["oracle_success"]),
-            "–".join(f"{100 * x:.1f}" for x in e["ci95"]),
-            *(_percent(e[f"oracle_{key}"]) for key in ("follow", "keep", "quality")),
-            f"{e['reward']:.2f}",
-            _percent(e["noop_rate"]),
-        ]
-        for name, report in zip(names, reports, strict=True)
-        for stage, e in report["editor"].items()
-    ]
-    return table(["run", "editor", "tasks", "success", "95%", "follow", "keep", "quality", "reward", "copies"], rows)
-
-
-def categories(folders: Sequence[Path]) -> str:
-    """Success by category, before and after, tasks of all runs together."""
-    files = [json.loads((folder / "evaluation/editor/editor.json").read_text())["by_category"] for folder in folders]
-    rows: list[list[str]] = []
-    for category in sorted({name for file in files for stage in file.values() for name in stage}):
-        counts = {
-            stage: [
-                (n["oracle_success"] * n["tasks"], n["tasks"])
-                for f in files
-                if (n := f[stage].get(category)) is not None
-            ]
-            for stage in ("base", "grpo")
-        }
-        tasks = sum(count for _, count in counts["base"])
-        rows.append(
-            [category, str(tasks), *(_percent(sum(s for s, _ in c) / sum(t for _, t in c)) for c in counts.values())]
-        )
-    return table(["category", "tasks", "base", "after RL"], rows)
-
-
 def _threads(folder: Path) -> int:
     environment = json.loads((folder / "environment.json").read_text())
     return environment["threads"] or environment["cpus"]  # without a limit there is a thread per core
@@ -248,18 +142,20 @@ def claims() -> str:
     """The part of the page that the tables in `results/` give, and how much of them there is."""
     from edit_r1.evaluation import claims, editor_claims  # here, for they load torch
 
-    verifiers, editors = (read_rows(ROOT / "results" / f"{name}_claims.json") for name in ("verifier", "editor"))
+    judges, edited = (read_rows(ROOT / "results" / f"{name}_claims.json") for name in ("verifier", "editor"))
+    editor_jobs = editor_claims.plan(load_recipe(EditorClaimsRecipe, "editor_claims"))
     expected = 2 * len(claims.plan(load_recipe(ClaimsRecipe, "claims").claims, NOISE))  # every result has two splits
     values = {
-        "rows": len(verifiers),
+        "rows": len(judges),
         "all_rows": expected,
-        "arms": arms_table(verifiers),
-        "gains": gains_table(verifiers),
-        "noise": noise_table(verifiers),
-        "editor_rows": len(editors),
-        "all_editor_rows": len(editor_claims.plan(load_recipe(EditorClaimsRecipe, "editor_claims"))),
-        "editor_arms": editors_table(editors),
-        "editor_curves": curves_table(editors),
+        "arms": arms_table(judges),
+        "gains": gains_table(judges),
+        "noise": noise_table(judges),
+        "editor_rows": len(edited),
+        "all_editor_rows": len(editor_jobs),
+        "editor_arms": editors_table(edited),
+        "verifier_curves": curves_table(edited, VERIFIERS),
+        "setting_curves": curves_table(edited, SETTINGS),
     }
     return CLAIMS_PAGE.format(**values)
 
@@ -268,10 +164,11 @@ def page(folders: Sequence[Path]) -> str:
     """What the page says of the demo."""
     reports = [json.loads((folder / "report.json").read_text()) for folder in folders]
     demos = [json.loads((folder / "demo.json").read_text()) for folder in folders]
-    heldout = [json.loads((f / "evaluation/verifier/verifier.json").read_text())["heldout"] for f in folders]
+    found = [json.loads((folder / "evaluation/verifier/verifier.json").read_text()) for folder in folders]
     if any(demo.get("split", "test") != "test" for demo in demos):
         sys.exit("a run was measured on validation data; results are of the split test")
-    names = [f"seed {demo['seed']}" for demo in demos]
+    presets = [demo["preset"] for demo in demos]
+    names = [("" if demo["preset"] == "default" else f"{demo['preset']}, ") + f"seed {demo['seed']}" for demo in demos]
     threads = [_threads(folder) for folder in folders]
     commands = "\n".join(f"    {demo['command']}        # commit {demo['commit']}" for demo in demos)
     seconds = table(
@@ -287,9 +184,10 @@ def page(folders: Sequence[Path]) -> str:
         "commands": commands,
         "seconds": seconds,
         "verifiers": verifiers(names, [report["verifier"] for report in reports]),
-        "heldout": verifiers(names, heldout),
+        "heldout": verifiers(names, [evaluation["heldout"] for evaluation in found]),
+        "faults": faults(names, found),
         "editors": editors(reports, names),
-        "categories": categories(folders),
+        "categories": categories(folders, presets),
     }
     return PAGE.format(**values)
 

@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator
 
+from edit_r1.evaluation.editor_metrics import EditOutcome, editor_metrics, edits_by_category
 from edit_r1.evaluation.metrics import (
-    JudgedEdit,
     JudgedTrace,
     ScoredPair,
     confusion,
-    editor_metrics,
-    edits_by_category,
     failure_counts,
     pairs_by_category,
     verifier_metrics,
@@ -223,7 +221,7 @@ def pair_of(first: float | None, second: float | None, choice: str, group: str, 
 
 def editor_json(rng: Generator, folder: Path, count: int) -> dict[str, Any]:
     examples: list[dict[str, Any]] = []
-    judged: dict[str, list[JudgedEdit]] = {"base": [], "grpo": []}
+    judged: dict[str, list[EditOutcome]] = {"base": [], "grpo": []}
     for index in range(count):
         task = sample_task(rng, "test")
         example: dict[str, Any] = {"instruction": task.instruction, "category": task.operation.category, "edits": {}}
@@ -235,7 +233,7 @@ def editor_json(rng: Generator, folder: Path, count: int) -> dict[str, Any]:
             _, entry = judge(rng, task, truth, "gcpo")
             met = [found.met for found in truth.findings]
             pairs = tuple(zip(categories(task), met, strict=True))
-            judged[stage].append(JudgedEdit(pairs, truth.noop, entry["score"], str(index), task.operation.category))
+            judged[stage].append(EditOutcome(pairs, truth.noop, entry["score"], str(index), task.operation.category))
             example["edits"][stage] = {
                 "image": save(folder, f"task{index}_{stage}", drawn),
                 "score": entry["score"],

@@ -80,14 +80,19 @@ def test_editors_by_hand() -> None:
 def test_curves_by_hand() -> None:
     """Two seeds at 80 images: 50% and 60% after 10 and 20 s; at 160 images only one of them was measured.
 
-    Beside another arm only the shared point at 160 images is shown.
+    With an arm of seed 0 alone the table is of that seed, and of the points that both have: 0 and 160 images. `clip` is
+    there after 20 s; `nft` is then between its probes at 0 and 25 s, at 30% + 20 / 25 x 40% = 62%.
     """
     rows = [
-        {"arm": "nft", "curve": [[80, 10, 0.5], [160, 25, 0.7]]},
-        {"arm": "nft", "curve": [[80, 20, 0.6]]},
-        {"arm": "base"},
+        {"arm": "nft", "seed": 0, "curve": [[0, 0, 0.3], [80, 10, 0.5], [160, 25, 0.7]]},
+        {"arm": "nft", "seed": 1, "curve": [[0, 0, 0.3], [80, 20, 0.6]]},
+        {"arm": "base", "seed": 0},
+        {"arm": "clip", "seed": 0, "curve": [[0, 0, 0.3], [40, 5, 0.2], [160, 20, 0.4]]},
     ]
-    assert curves_table(rows).split("\n")[-1] == "| nft | 55% (15 s) | 70% (25 s) |"
-    both = curves_table([*rows, {"arm": "clip", "curve": [[40, 5, 0.2], [160, 30, 0.4]]}]).split("\n")
-    assert both[0] == "| arm | 160 images |"
-    assert both[2:] == ["| nft | 70% (25 s) |", "| clip | 40% (30 s) |"]
+    alone = curves_table(rows, ["nft"]).split("\n")
+    assert (alone[0], alone[-1]) == ("Seeds: 0, 1.", "| nft | 30% (0 s) | 55% (15 s) | 55% |")
+    both = curves_table(rows, ["nft", "clip", "missing"]).split("\n")
+    assert both[0] == "Seeds: 0."
+    assert both[2] == "| arm | 0 images | 160 images | after 20 s |"
+    assert both[4:] == ["| nft | 30% (0 s) | 70% (25 s) | 62% |", "| clip | 30% (0 s) | 40% (20 s) | 40% |"]
+    assert "no seed" in curves_table(rows[1:], ["nft", "clip"])

@@ -12,16 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edit_r1.evaluation.editor_metrics import EditOutcome, editor_metrics, edits_by_category
 from edit_r1.evaluation.metrics import (
     Confusion,
-    JudgedEdit,
     JudgedTrace,
     ScoredPair,
     check_accuracy,
     ci95,
     confusion,
-    editor_metrics,
-    edits_by_category,
     failure_counts,
     failure_rate,
     pairs_by_category,
@@ -147,10 +145,10 @@ def test_editor_metrics_by_hand() -> None:
     The copy meets what must be kept, and quality, but not what was asked. The third edit has no score.
     """
     edits = [
-        JudgedEdit((("follow", True), ("keep", True), ("quality", True)), False, 9.0, "a", "add"),
-        JudgedEdit((("follow", False), ("keep", True), ("quality", True)), True, 0.0, "a", "add"),
-        JudgedEdit((("follow", True), ("keep", True), ("keep", False), ("quality", True)), False, None, "b", "move"),
-        JudgedEdit((("follow", True), ("keep", False), ("quality", False)), False, 6.0, "c", "move"),
+        EditOutcome((("follow", True), ("keep", True), ("quality", True)), False, 9.0, "a", "add"),
+        EditOutcome((("follow", False), ("keep", True), ("quality", True)), True, 0.0, "a", "add"),
+        EditOutcome((("follow", True), ("keep", True), ("keep", False), ("quality", True)), False, None, "b", "move"),
+        EditOutcome((("follow", True), ("keep", False), ("quality", False)), False, 6.0, "c", "move"),
     ]
     metrics = editor_metrics(edits)
     document = json.loads(json.dumps(metrics.to_json()))

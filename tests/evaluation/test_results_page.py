@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from edit_r1.evaluation.demo_table import faults, targets
+
 PAGE: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "make_results.py"))
 
 
@@ -21,6 +23,7 @@ def report(**changes: float) -> dict[str, Any]:
         for name, part in (("v", best), ("e", after))
     }
     return {
+        "preset": "default",
         "seconds": changes.get("seconds", 900),
         "verifier": {"cold_start": cold, "gcpo": last["v"]},
         "editor": {"base": {"oracle_success": 0.35, "noop_rate": 0.1}, "grpo": last["e"]},
@@ -28,8 +31,9 @@ def report(**changes: float) -> dict[str, Any]:
 
 
 def marks(found: dict[str, Any]) -> str:
-    """One mark per target."""
-    return "".join(line.rstrip(" |")[-1] for line in PAGE["targets"]([found], ["seed 0"], [2]).split("\n")[2:])
+    """One mark per target; those of another preset have none."""
+    lines = targets([found], ["seed 0"], [2]).split("\n")[2:]
+    return "".join(line.rstrip(" |")[-1] for line in lines).replace("–", "")
 
 
 def test_targets_are_met_at_their_bounds() -> None:
@@ -37,8 +41,8 @@ def test_targets_are_met_at_their_bounds() -> None:
 
 
 def test_a_run_with_one_thread_says_nothing_of_the_time() -> None:
-    last = PAGE["targets"]([report(seconds=1500)], ["seed 1"], [1]).split("\n")[-1]
-    assert last == "| the demo: at most 15 minutes on two cores | – |"
+    last = targets([report(seconds=1500)], ["seed 1"], [1]).split("\n")[-1]
+    assert last == "| default: at most 15 minutes on two cores | – |"
 
 
 @pytest.mark.parametrize(
@@ -55,6 +59,24 @@ def test_a_run_with_one_thread_says_nothing_of_the_time() -> None:
 )
 def test_a_target_just_missed_is_marked_so(key: str, value: float, missed: int) -> None:
     assert marks(report(**{key: value})) == "✓" * missed + "✗" + "✓" * (8 - missed)
+
+
+def test_a_full_run_has_targets_of_its_own_and_no_time() -> None:
+    """15 points of success, and at most one lost in `keep` and in `quality`: -1.0 is met, -1.1 is not."""
+    found = report(oracle_success=0.5) | {"preset": "full"}
+    found["editor"]["base"] |= {"oracle_keep": 0.8, "oracle_quality": 0.7}
+    found["editor"]["grpo"] |= {"oracle_keep": 0.79, "oracle_quality": 0.689}
+    assert marks(found) == "✓" * 8 + "✓✓✗"
+
+
+def test_faults_seen_by_hand() -> None:
+    """Of 10 faults of instruction following 4 are in own edits: 5 of 6 drawn ones are seen, and 1 of 4."""
+    none = {"tp": 0, "fp": 0, "fn": 0, "tn": 0}
+    every = {"follow": none | {"fp": 4, "tn": 6}, "keep": none, "quality": none}
+    own = {"follow": none | {"fp": 3, "tn": 1}, "keep": none, "quality": none}
+    evaluation = {"confusion": {"gcpo": every, "base": every}, "sampled": {"gcpo": own, "base": own}}
+    lines = faults(["seed 0", "old"], [evaluation, {"confusion": {}}]).split("\n")
+    assert lines[2:] == ["| seed 0 | gcpo | 83.3% | – | – | 25.0% | – | – |"]
 
 
 def test_the_tables_of_the_claims_are_renewed_and_the_demo_stays(tmp_path: Path) -> None:

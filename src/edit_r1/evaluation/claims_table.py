@@ -6,10 +6,11 @@ A gain is a difference between two arms on the same pairs of the same seed; its 
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from edit_r1.stages import ARMS, SIZES
 
@@ -17,6 +18,10 @@ Row = Mapping[str, Any]
 
 NOISE = 0.1
 """Label noise of the rows that are compared; the others are in a table of their own."""
+VERIFIERS = ("gcpo", "cold_start", "direct")
+"""Arms of the claims about editors that differ by the verifier that rewards."""
+SETTINGS = ("gcpo", "score", "clip", "flow_sde", "dance_sde", "all_steps", "first_half", "sliding", "random", "guard")
+"""Those that differ by objective, kernel or window; the first is the default."""
 _T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """Student's t at 97.5%, by degrees of freedom."""
 
@@ -157,24 +162,50 @@ def editors_table(rows: Sequence[Row]) -> str:
     return table(head, lines)
 
 
-def curves_table(rows: Sequence[Row]) -> str:
-    """Success on the probe as training goes on, mean over seeds: by images, each with the mean seconds until then.
+Curve = dict[int, tuple[float, float]]
+"""Seconds and success on the probe, by images."""
 
-    Of several arms only the points that two of them share: they are there to be compared.
+
+def shared_curves(rows: Sequence[Row], arms: Sequence[str]) -> tuple[list[int], dict[str, Curve]]:
+    """The seeds that all of the arms have which have any, and each arm's curve: means over them, at shared points."""
+    found = {arm: {row["seed"]: row["curve"] for row in chosen(rows, arm=arm)} for arm in arms}
+    found = {arm: curves for arm, curves in found.items() if curves}
+    seeds = sorted(set.intersection(*(set(curves) for curves in found.values()))) if found else []
+    points = {
+        (arm, seed): {int(images): (seconds, success) for images, seconds, success in found[arm][seed]}
+        for arm in found
+        for seed in seeds
+    }
+    counts = sorted(set.intersection(*(set(one) for one in points.values()))) if points else []
+    means = {
+        arm: {
+            n: (
+                statistics.fmean(points[arm, s][n][0] for s in seeds),
+                statistics.fmean(points[arm, s][n][1] for s in seeds),
+            )
+            for n in counts
+        }
+        for arm in found
+        if seeds
+    }
+    return seeds, means
+
+
+def curves_table(rows: Sequence[Row], arms: Sequence[str]) -> str:
+    """Success on the probe as training goes on, of the seeds that all these arms have: mean over them.
+
+    By images, with the seconds until then; and after the seconds that the fastest arm takes in all, on the straight
+    line between two probes.
     """
-    curves: dict[str, dict[int, list[tuple[float, float]]]] = {}
-    for row in rows:
-        for images, seconds, success in row.get("curve") or []:
-            curves.setdefault(row["arm"], {}).setdefault(int(images), []).append((seconds, success))
-    shared = Counter(images for curve in curves.values() for images in curve)
-    counts = sorted(images for images, arms in shared.items() if arms >= min(2, len(curves)))
+    seeds, curves = shared_curves(rows, arms)
+    if not seeds:
+        return "(no seed that all arms have yet)"
+    counts = list(next(iter(curves.values())))
+    budget = min(curve[counts[-1]][0] for curve in curves.values())
     lines: list[list[str]] = []
     for arm, curve in curves.items():
-        cells = [
-            f"{100 * statistics.fmean(y for _, y in curve[n]):.0f}% ({statistics.fmean(x for x, _ in curve[n]):.0f} s)"
-            if n in curve
-            else "–"
-            for n in counts
-        ]
-        lines.append([arm, *cells])
-    return table(["arm", *(f"{n} images" for n in counts)], lines)
+        cells = [f"{100 * success:.0f}% ({seconds:.0f} s)" for seconds, success in curve.values()]
+        times, values = zip(*curve.values(), strict=True)
+        lines.append([arm, *cells, f"{100 * np.interp(budget, times, values):.0f}%"])
+    shown = ", ".join(map(str, seeds))
+    return f"Seeds: {shown}.\n\n" + table(["arm", *(f"{n} images" for n in counts), f"after {budget:.0f} s"], lines)

@@ -18,7 +18,7 @@ from PIL.Image import Image
 from edit_r1 import assets
 from edit_r1.editors.base import edit, to_pil
 from edit_r1.editors.loading import load_editor
-from edit_r1.evaluation.metrics import JudgedEdit, editor_metrics, edits_by_category
+from edit_r1.evaluation.editor_metrics import EditOutcome, editor_metrics, edits_by_category
 from edit_r1.files import atomic_write, disk_errors
 from edit_r1.records import Edit, EditTask, Failure
 from edit_r1.runs.progress import Tracker, track
@@ -75,10 +75,10 @@ def sample_and_judge(
     return samples
 
 
-def judged(samples: Sequence[Sample]) -> list[JudgedEdit]:
+def judged(samples: Sequence[Sample]) -> list[EditOutcome]:
     """Samples as the metrics want them; every task is a group of its own."""
     return [
-        JudgedEdit(
+        EditOutcome(
             truth=tuple(
                 (principle.category, finding.met)
                 for principle, finding in zip(sample.edit.task.principles, sample.truth.findings, strict=True)

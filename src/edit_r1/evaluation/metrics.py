@@ -1,4 +1,4 @@
-"""Numbers of both evaluations: pure functions of scores, verdicts and truths.
+"""Numbers of a verifier: pure functions of scores, verdicts and truths; and the interval that all evaluations give.
 
 A pair that the scores do not order (they tie, or one side has no readable trace) is wrong in `pairwise_accuracy` and
 half right in `tie_half`; the paper does not say how ties count, so both are given. Intervals come from a bootstrap over
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,16 @@ RESAMPLES = 2000
 PRINCIPLE_CATEGORIES: tuple[PrincipleCategory, ...] = ("follow", "keep", "quality")
 
 _CHUNK = 4_000_000  # counts held at once while resampling: 32 MB
-ItemT = TypeVar("ItemT", "ScoredPair", "JudgedEdit")
+RowT = TypeVar("RowT", bound="HasCategory")
+
+
+class HasCategory(Protocol):
+    """What belongs to a category of tasks."""
+
+    @property
+    def category(self) -> str:
+        """Its name."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -57,34 +66,6 @@ class JudgedTrace:
     verdict: Verdict | Failure
     truth: tuple[bool, ...] | None
     sampled: bool = False
-
-
-@dataclass(frozen=True)
-class JudgedEdit:
-    """One sample of an editor as the oracle sees it.
-
-    Attributes:
-        truth: category of each principle and whether it is met.
-        noop: the edit shows the same scene as the source.
-        reward: the verifier's score, None when no trace was readable.
-        group: what the bootstrap keeps together: the task.
-        category: the task's category.
-    """
-
-    truth: tuple[tuple[PrincipleCategory, bool], ...]
-    noop: bool
-    reward: float | None
-    group: str
-    category: str = ""
-
-    @property
-    def success(self) -> bool:
-        """Every principle is met."""
-        return all(met for _, met in self.truth)
-
-    def meets(self, category: PrincipleCategory) -> bool:
-        """Every principle of the category is met; true where there is none."""
-        return all(met for name, met in self.truth if name == category)
 
 
 @dataclass(frozen=True)
@@ -146,35 +127,6 @@ class VerifierMetrics:
 
     def to_json(self) -> dict[str, Any]:
         """`V` of report.json."""
-        return asdict(self) | {"ci95": list(self.ci95)}
-
-
-@dataclass(frozen=True)
-class EditorMetrics:
-    """How well an editor edits, by the oracle; all shares in [0, 1] and of edits.
-
-    Attributes:
-        oracle_success: every principle is met.
-        ci95: 95% interval of `oracle_success`.
-        tasks: how many different tasks.
-        oracle_follow: every principle of instruction following is met. Not below `oracle_success`, as the next two.
-        oracle_keep: every principle of preservation is met.
-        oracle_quality: every principle of image quality is met.
-        reward: the verifier's mean score in [0, 10], over edits that have one; None when none has.
-        noop_rate: the edit shows the same scene as the source.
-    """
-
-    oracle_success: float
-    ci95: tuple[float, float]
-    tasks: int
-    oracle_follow: float
-    oracle_keep: float
-    oracle_quality: float
-    reward: float | None
-    noop_rate: float
-
-    def to_json(self) -> dict[str, Any]:
-        """`E` of report.json."""
         return asdict(self) | {"ci95": list(self.ci95)}
 
 
@@ -298,52 +250,23 @@ def verifier_metrics(
     )
 
 
-def editor_metrics(edits: Sequence[JudgedEdit], *, seed: int = 0) -> EditorMetrics:
-    """All numbers of an editor. Raises `ValueError` without edits."""
-    successes = [edit.success for edit in edits]
-    interval = ci95(successes, [edit.group for edit in edits], seed=seed)
-    rewards = [edit.reward for edit in edits if edit.reward is not None]
-    return EditorMetrics(
-        oracle_success=_share(successes),
-        ci95=interval,
-        tasks=len({edit.group for edit in edits}),
-        oracle_follow=_share([edit.meets("follow") for edit in edits]),
-        oracle_keep=_share([edit.meets("keep") for edit in edits]),
-        oracle_quality=_share([edit.meets("quality") for edit in edits]),
-        reward=float(np.mean(rewards)) if rewards else None,
-        noop_rate=_share([edit.noop for edit in edits]),
-    )
-
-
 def pairs_by_category(pairs: Sequence[ScoredPair]) -> dict[str, dict[str, float]]:
     """`pairwise_accuracy`, `tie_half` and number of `pairs` of every task category, in alphabetical order."""
 
     def numbers(rows: Sequence[ScoredPair]) -> dict[str, float]:
         return {"pairwise_accuracy": pairwise_accuracy(rows), "tie_half": tie_half(rows), "pairs": len(rows)}
 
-    return _by_category(_decided(pairs), numbers)
+    return by_category(_decided(pairs), numbers)
 
 
-def edits_by_category(edits: Sequence[JudgedEdit]) -> dict[str, dict[str, float]]:
-    """`oracle_success` and number of `tasks` of every task category, in alphabetical order."""
-
-    def numbers(rows: Sequence[JudgedEdit]) -> dict[str, float]:
-        return {"oracle_success": _share([row.success for row in rows]), "tasks": len({row.group for row in rows})}
-
-    return _by_category(edits, numbers)
-
-
-def _by_category(
-    rows: Sequence[ItemT], numbers: Callable[[Sequence[ItemT]], dict[str, float]]
+def by_category(
+    rows: Sequence[RowT], numbers: Callable[[Sequence[RowT]], dict[str, float]]
 ) -> dict[str, dict[str, float]]:
-    grouped: defaultdict[str, list[ItemT]] = defaultdict(list)
+    """`numbers` of the rows of each category, in alphabetical order."""
+    grouped: defaultdict[str, list[RowT]] = defaultdict(list)
     for row in rows:
         grouped[row.category].append(row)
     return {category: numbers(grouped[category]) for category in sorted(grouped)}
-
-
-def _share(values: Sequence[bool]) -> float:
-    return sum(values) / len(values)
 
 
 def _decided(pairs: Sequence[ScoredPair]) -> list[ScoredPair]:

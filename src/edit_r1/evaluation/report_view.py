@@ -14,7 +14,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from edit_r1.errors import UserError
-from edit_r1.evaluation.metrics import TIE, EditorMetrics, VerifierMetrics
+from edit_r1.evaluation.editor_metrics import EditorMetrics
+from edit_r1.evaluation.metrics import TIE, VerifierMetrics
 from edit_r1.evaluation.plots import Interval, Line, Point, Reference, interval_chart, line_chart
 from edit_r1.evaluation.report_words import COIN, EDITOR_NAMES, PROBE, VERIFIER_NAMES, Words, metric_rank, metric_words
 from edit_r1.evaluation.results import EditExample, EditScore, PairExample, StageFolder

@@ -16,7 +16,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edit_r1.errors import UserError
-from edit_r1.evaluation.metrics import Confusion, EditorMetrics, VerifierMetrics
+from edit_r1.evaluation.editor_metrics import EditorMetrics
+from edit_r1.evaluation.metrics import Confusion, VerifierMetrics
 
 VERIFIER_STAGES = ("base", "cold_start", "gcpo")
 EDITOR_STAGES = ("base", "grpo")
