@@ -33,10 +33,12 @@ ROOT = Path(__file__).parents[1]
 
 PAGE = """# Results
 
-Written by `python docs/make_results.py {runs}`. Everything here is measured in the built-in world. Preferences are
-*simulated*: an annotator with stated weights orders two edits by the oracle's truth. Held-out pairs have no label
-noise, and other scenes and other sentences than training. Settings were chosen on validation data, with one exception:
-the share of faulty edits in the editor base's training was set after a look at other tasks of `test`.
+    python docs/make_results.py {runs}
+
+has written this page. Everything here is measured in the built-in world. Preferences are *simulated*: an annotator with
+stated weights orders two edits by the oracle's truth. Held-out pairs have no label noise, and other scenes and other
+sentences than training. Settings were chosen on validation data, with one exception: the share of faulty edits in the
+editor base's training was set after a look at other tasks of `test`.
 
 ## Targets
 
