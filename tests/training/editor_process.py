@@ -35,6 +35,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "width": 32,
     },
     "sharded_lora": {"lora_rank": 4, "learning_rate": 3e-3, "shard": True},
+    "categories": {
+        "lora_rank": 4,
+        "learning_rate": 1e-2,
+        "categories": {"keep": 0.5},
+        "window": "random",
+        "overlap": True,
+    },
     "alarm": {"lora_rank": 4, "guards": {"stop": True}},
     "nft": {"lora_rank": 4, "objective": "nft", "kernel": "ode", "kl": "velocity", "learning_rate": 1e-2},
 }
@@ -54,8 +61,9 @@ def redness(edits: Sequence[Edit]) -> list[Reward]:
     for edit in edits:
         member = members[id(edit.task)] = members.get(id(edit.task), -1) + 1
         unread = member == 1 and len(edit.task.instruction) % 2 == 0
-        mean = float(np.asarray(edit.image, np.float64)[..., 0].mean() / 25.5)
-        found.append(Reward(None, failures={"no_score": 1}) if unread else Reward(mean))
+        red, _, blue = (np.asarray(edit.image, np.float64).mean((0, 1)) / 255).tolist()
+        checks = {"follow": red, "keep": 1 - blue}
+        found.append(Reward(None, failures={"no_score": 1}) if unread else Reward(10 * red, checks))
     return found
 
 

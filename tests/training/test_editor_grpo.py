@@ -34,7 +34,7 @@ from edit_r1.training.editor_policy import EditorPolicy
 from edit_r1.training.editor_probe import raise_alarms
 from edit_r1.training.editor_rewards import Reward, RewardFn
 from edit_r1.training.editor_rollout import Draw, Part, sample_groups, step_transition, velocity_fn
-from edit_r1.training.editor_tasks import Tasks, edit_metrics, looks_unchanged, open_tasks
+from edit_r1.training.editor_tasks import Tasks, edit_metrics, looks_unchanged, open_tasks, resized
 from edit_r1.training.editor_update import update as full_update
 from edit_r1.verifier.tiny import TinySize, build_processor, build_tiny_qwen
 from edit_r1.world.instructions import CATEGORIES
@@ -230,6 +230,14 @@ def test_loss_by_hand_on_the_first_update(editor: KontextEditor, tasks: Tasks) -
     assert without["kl"] == 0.0
 
 
+def test_every_edit_has_a_seed_of_its_own_however_tasks_are_shared(editor: KontextEditor, tasks: Tasks) -> None:
+    """The verifier's sampling follows from the first edit's of a batch: no two batches may sample alike."""
+    both = [edit.seed for part in draw(editor, tasks) for edit in part.edits]
+    assert len(set(both)) == 6
+    one = CONFIG.model_copy(update={"prompts_per_step": 1})
+    assert [edit.seed for part in draw(editor, tasks, one, first=1) for edit in part.edits] == both[3:]
+
+
 def split(rollout: Sequence[Part], size: int) -> list[Part]:
     """The same rows in other micro batches."""
     parts = []
@@ -302,6 +310,54 @@ def test_interrupted_and_resumed_equals_uninterrupted_bitwise(
     assert all(torch.equal(tensors[name], again[name]) for name in tensors)
 
 
+def test_overlap_changes_nothing_but_the_time(pipeline_folder: Path, tasks: Tasks, tmp_path: Path) -> None:
+    """The reward of an edit is a function of it alone; `redness` counts its batch, so it is asked for four at most."""
+
+    def reward(edits: Sequence[Edit]) -> list[Reward]:
+        return [each for start in range(0, len(edits), 4) for each in redness(edits[start : start + 4])]
+
+    _, apart = learn(tmp_path / "apart", pipeline_folder, tasks, reward=reward)
+    overlapping = CONFIG.model_copy(update={"overlap": True})
+    run, lora = learn(tmp_path / "together", pipeline_folder, tasks, reward=reward, config=overlapping)
+    assert all(torch.equal(lora.parameters[name], parameter) for name, parameter in apart.parameters.items())
+    assert run.metrics()[-1]["probe_reward"] > 0.0
+
+
+def test_one_category_alone_teaches_what_a_score_of_it_does(
+    pipeline_folder: Path, tasks: Tasks, tmp_path: Path
+) -> None:
+    """`keep` weighs nothing, and `quality` is never asked about: what is left is 10 * follow, the other run's score."""
+
+    def checks(edits: Sequence[Edit]) -> list[Reward]:
+        shares = [None if each.score is None else each.score / 10 for each in redness(edits)]
+        unread = Reward(None, failures={"no_score": 1})
+        return [unread if x is None else Reward(1.0, {"follow": x, "keep": 1 - x * x}) for x in shares]
+
+    _, expected = learn(tmp_path / "score", pipeline_folder, tasks)
+    config = EditorGrpoConfig.model_validate({**CONFIG.model_dump(), "categories": {"keep": 0.0}})
+    _, lora = learn(tmp_path / "categories", pipeline_folder, tasks, reward=checks, config=config)
+    moved = apart = 0.0
+    for name, parameter in expected.parameters.items():
+        moved += parameter.abs().sum().item()
+        apart += (lora.parameters[name] - parameter).abs().sum().item()
+    assert apart < 1e-3 * moved
+    both = EditorGrpoConfig.model_validate({**CONFIG.model_dump(), "categories": {"keep": 1.0}})
+    _, other = learn(tmp_path / "both", pipeline_folder, tasks, reward=checks, config=both)
+    assert any(not torch.allclose(other.parameters[n], p, rtol=1e-2) for n, p in expected.parameters.items())
+
+
+def test_a_refused_model_leaves_no_run_behind(pipeline_folder: Path, tmp_path: Path) -> None:
+    """The mended command is then no other run; neither is one whose tasks cannot be shared."""
+    (tmp_path / "verifier").mkdir()
+    (tmp_path / "verifier/config.json").write_text("{}")
+    arguments: dict[str, Any] = {"data": tmp_path, "seed": 0, "out": tmp_path / "run", "resume": False}
+    with pytest.raises(UserError, match="perhaps a verifier"):
+        editor_grpo.run(CONFIG, model=tmp_path / "verifier", verifier=tmp_path / "none", **arguments)
+    with pytest.raises(UserError, match="none"):
+        editor_grpo.run(CONFIG, model=pipeline_folder, verifier=tmp_path / "none", **arguments)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_interrupted_before_its_first_step_begins_again(
     pipeline_folder: Path, tasks: Tasks, tmp_path: Path
 ) -> None:
@@ -331,7 +387,8 @@ def test_reward_rises_and_the_run_is_recorded(pipeline_folder: Path, tasks: Task
     assert lines[-1]["probe_reward"] > lines[0]["probe_reward"] + 0.1
     expected = {"reward", "reward_std", "failure_rate", "kl", "clip_share", "grad_norm", "signal_share", "noop_rate"}
     expected |= {"seconds_sample", "seconds_verify", "seconds_update", "oracle_success", "loss", "ratio_shift"}
-    assert expected <= set(lines[1])
+    assert expected | {"trace_failure_rate", "seconds_step"} <= set(lines[1])
+    assert lines[1]["seconds_step"] >= lines[1]["seconds_sample"] + lines[1]["seconds_update"]
     probed = {f"probe_{name}" for name in ("reward", "noop_rate", "oracle_success", "oracle_follow", "oracle_keep")}
     assert probed <= set(lines[0]) & set(lines[2])
     assert lines[1]["failure_rate"] == 4 / 32  # members 5, 12, 19 and 26
@@ -355,7 +412,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_clear_line_and_a_checkpoint(
     pipeline_folder: Path, tasks: Tasks, tmp_path: Path
 ) -> None:
     config = CONFIG.model_copy(update={"learning_rate": 1e30, "checkpoint_every": 1})
-    with pytest.raises(UserError, match=r"diverged at step 2 .*lower learning_rate \(now 1e\+30\)"):
+    with pytest.raises(UserError, match=r"diverged at step 2 .*Lower learning_rate \(now 1e\+30\)"):
         learn(tmp_path / "run", pipeline_folder, tasks, config=config)
     _, state = load_checkpoint(tmp_path / "run/checkpoint/state.safetensors")
     assert state["step"] == 1
@@ -493,6 +550,15 @@ def test_a_data_set_of_tasks_takes_the_place_of_the_world(tmp_path: Path) -> Non
     assert metrics == {"noop_rate": 1.0}  # the oracle knows nothing of these tasks
 
 
+def test_sources_get_the_size_of_their_edits() -> None:
+    """What the verifier compares with the edit is what the editor has seen; of the right size, the picture itself."""
+    wide = EditTask(Image.new("RGB", (200, 100), "red"), "make it blue", "x")
+    fitted = resized(Tasks(lambda _: wide, (wide,)), 64, 48)
+    assert fitted.train(0).source.size == fitted.probe[0].source.size == (64, 48)
+    same = replace(wide, source=Image.new("RGB", (64, 48)))
+    assert resized(Tasks(lambda _: same, ()), 64, 48).train(0) is same
+
+
 def test_a_damaged_data_set_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "editor_tasks").mkdir()
     with pytest.raises(UserError, match="editor_tasks is no data set"):
@@ -561,6 +627,11 @@ def test_run_stops_at_a_random_verifier_goes_on_with_a_readable_one_and_leaves_l
         ({"objective": "nft", "kernel": "ode", "beta": 0.1}, 'kl = "velocity"'),
         ({"objective": "nft", "kernel": "ode", "beta": 0, "shared_noise": True}, "all edits of a group are equal"),
         ({"rewards": ({},)}, "one of the two"),
+        ({"objective": "nft", "kernel": "ode", "beta": 0, "window": "random"}, "leave window out"),
+        ({"window_size": 2}, "sliding and random"),
+        ({"categories": {"follow": 0, "keep": 0, "quality": 0}}, "all 0"),
+        ({"aggregate": "weighted", "rewards": ({"folder": "x", "checklist": False},)}, "made of checks"),
+        ({"judge": {"folder": "x", "checklist": False, "aggregate": "min_geomean"}}, "made of checks"),
     ],
 )
 def test_what_does_not_go_together_is_refused_with_the_reason(settings: dict[str, Any], reason: str) -> None:

@@ -35,7 +35,7 @@ def two_processes(model: Path, out: Path, kind: str, stop: int) -> subprocess.Co
     )
 
 
-@pytest.mark.parametrize("kind", ["lora", "nft", "sharded", "sharded_lora"])
+@pytest.mark.parametrize("kind", ["lora", "nft", "categories", "sharded", "sharded_lora"])
 def test_two_processes_then_one_learn_what_one_learns(kind: str, tmp_path: Path) -> None:
     """Two steps on two processes, two more on one, against four on one: the weights, and what is logged.
 

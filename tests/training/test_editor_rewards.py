@@ -18,6 +18,7 @@ from edit_r1.records import Check, Edit, EditTask, Failure, Principle, Provenanc
 from edit_r1.stages import EditorGrpoConfig
 from edit_r1.training.editor_rewards import (
     Reward,
+    RewardFn,
     component_weights,
     patient,
     reward_function,
@@ -52,7 +53,7 @@ def test_a_judgement_as_a_reward() -> None:
     """Two readable traces: follow 2 of 2 and 1 of 2 make 3/4, quality 0 and 1 make 1/2; nobody asked about keep."""
     verdicts = [Verdict(tuple(checks(*met)), 5.0, "", UNKNOWN) for met in ((True, True, False), (True, False, True))]
     found = reward_of(Judgement((*verdicts, Failure("no_score", "")), 5.0, 0.0, 1))
-    assert found == Reward(5.0, {"follow": 0.75, "quality": 0.5}, {"no_score": 1})
+    assert found == Reward(5.0, {"follow": 0.75, "quality": 0.5}, {"no_score": 1}, traces=3)
 
 
 def test_several_verifiers_are_weighted_and_must_all_be_readable() -> None:
@@ -60,7 +61,8 @@ def test_several_verifiers_are_weighted_and_must_all_be_readable() -> None:
     first = [Reward(4.0, {"follow": 0.0}), Reward(None, failures={"no_score": 1})]
     second = [Reward(8.0, {"follow": 1.0, "quality": 0.5}), Reward(9.0, {"follow": 1.0})]
     both = weighted([first, second], [1.0, 3.0])
-    assert both == [Reward(7.0, {"follow": 0.75, "quality": 0.5}), Reward(None, {}, {"no_score": 1})]
+    expected = [Reward(7.0, {"follow": 0.75, "quality": 0.5}, traces=2), Reward(None, {}, {"no_score": 1}, traces=2)]
+    assert both == expected
 
 
 def test_categories_are_components_in_points() -> None:
@@ -74,11 +76,38 @@ def test_categories_are_components_in_points() -> None:
 
 
 def test_a_silent_server_is_asked_again_with_growing_pauses() -> None:
-    answers = iter([[SILENT, SILENT], [SILENT, SILENT], [SILENT, Reward(3.0)]])
+    answers = iter([[SILENT, SILENT], [SILENT, SILENT], [Reward(4.0), Reward(3.0)]])
     pauses: list[float] = []
     found = patient(lambda _: next(answers), 100.0, pauses.append)(edits(2))
-    assert found == [SILENT, Reward(3.0)]  # one edit without an answer is a failure like others
+    assert found == [Reward(4.0), Reward(3.0)]
     assert pauses == [2.0, 4.0]
+
+
+def scripted(script: Sequence[tuple[int, list[Reward]]]) -> RewardFn:
+    """Answers in turn, each for the number of edits that it expects."""
+    answers = iter(script)
+
+    def reward(asked: Sequence[Edit]) -> list[Reward]:
+        count, found = next(answers)
+        assert len(asked) == count
+        return found
+
+    return reward
+
+
+def test_an_edit_that_only_cannot_be_reached_is_a_failure() -> None:
+    """Asked again beside one that was answered: that one is answered again, so the server is there."""
+    reward = scripted([(3, [SILENT, Reward(3.0), SILENT]), (3, [Reward(3.0), SILENT, Reward(5.0)])])
+    assert patient(reward, 100.0, lambda _: pytest.fail("waited"))(edits(3)) == [SILENT, Reward(3.0), Reward(5.0)]
+
+
+def test_a_server_that_dies_in_the_middle_of_a_batch_is_waited_for() -> None:
+    """What it had answered stays; the witness is silent as well until the server is back."""
+    pauses: list[float] = []
+    one, two, three = Reward(1.0), Reward(2.0), Reward(3.0)
+    reward = scripted([(3, [one, SILENT, SILENT]), (3, [SILENT] * 3), (3, [one, two, three])])
+    assert patient(reward, 100.0, pauses.append)(edits(3)) == [one, two, three]
+    assert pauses == [2.0]
 
 
 def test_a_server_that_stays_away_stops_the_run() -> None:
@@ -98,7 +127,7 @@ def test_a_server_that_stays_away_stops_the_run() -> None:
 
 
 def test_what_cannot_be_read_is_not_waited_for() -> None:
-    unread = Reward(None, failures={"unreachable": 1, "no_score": 1})
+    unread = Reward(None, failures={"unreachable": 1, "no_score": 1}, traces=2)
     assert patient(lambda _: [unread], 100.0, lambda _: pytest.fail("waited"))(edits(1)) == [unread]
 
 
@@ -170,6 +199,41 @@ def test_verification_overlaps_the_sampling_of_the_next_part() -> None:
     assert [reward.score for reward in rewards] == [2.0, 2.0, 1.0]
     parts, rewards = verify(iter([part(2), part(1)]), reward, overlap=False)
     assert [reward.score for reward in rewards] == [3.0, 3.0, 3.0]
+
+
+def test_ctrl_c_while_a_server_is_waited_for_ends_at_once() -> None:
+    """The server would answer only afterwards: a run that waited for it would never come to that."""
+    gone, ended = threading.Event(), threading.Event()
+
+    def parts() -> Iterator[Part]:
+        yield part(1)
+        raise KeyboardInterrupt
+
+    def reward(found: Sequence[Edit]) -> list[Reward]:
+        ended.set() if gone.wait(30) else None
+        return [SILENT] * len(found)
+
+    with pytest.raises(KeyboardInterrupt):
+        verify(parts(), reward, overlap=True)
+    assert not ended.is_set()
+    gone.set()
+
+
+def test_a_verifier_may_be_asked_otherwise_than_the_run_asks() -> None:
+    """Two traces with the template `verify`, where the run has one greedy one with `compact`."""
+    text = format_trace(checks(True, True, True), 8.0)
+    with serving(lambda *_: answer(text)) as server:
+        source = {"endpoint": {"base_url": server.url, "model": "judge"}, "template": "verify", "traces": 2}
+        config = EditorGrpoConfig.model_validate({"rewards": ({**source, "max_tokens": 77},)})
+        (found,) = reward_function(config.rewards, config)(edits(1))
+    assert found.traces == 2
+    assert {request["max_tokens"] for request in server.requests} == {77}
+    other = EditorGrpoConfig.model_validate({"rewards": ({"endpoint": source["endpoint"]},)})
+    with serving(lambda *_: answer(text)) as compact:
+        source["endpoint"]["base_url"] = compact.url
+        other = EditorGrpoConfig.model_validate({"rewards": ({"endpoint": source["endpoint"]},)})
+        reward_function(other.rewards, other)(edits(1))
+    assert compact.requests[0]["messages"] != server.requests[0]["messages"]
 
 
 def test_an_error_while_verifying_is_not_swallowed_and_the_rest_is_not_asked() -> None:

@@ -22,7 +22,7 @@ from edit_r1.files import atomic_write
 from edit_r1.runs.run import Run
 from edit_r1.stages import ClaimsRecipe, EditorClaimsRecipe, RewardConfig
 from edit_r1.training import editor_grpo
-from edit_r1.training.editor_guards import alarms
+from edit_r1.training.editor_guards import run_alarms
 
 BASE = "base"
 _RISEN = 0.01
@@ -95,13 +95,12 @@ class Harness:
         editor_grpo.run(config, data=data, model=None, verifier=None, out=out, seed=job.seed, resume=True)
         each, seconds = config.prompts_per_step * config.group_size, 0.0
         curve: list[list[float]] = []
-        probes: list[Row] = []
-        for line in Run(out).metrics():
+        lines, alarmed = Run(out).metrics(), list[int]()
+        for line in lines:
             seconds += sum(line.get(name) or 0.0 for name in _SPENT)
             if "probe_oracle_success" in line:
-                probes.append(line)
+                alarmed += [line["step"]] if run_alarms(lines, line, config.guards) else []
                 curve.append([line["step"] * each, round(seconds), line["probe_oracle_success"]])
-        alarmed = [line["step"] for line in probes if alarms(line, probes[0], config.guards)]
         spent = {"images": config.steps * each, "seconds": round(seconds), "first_alarm": min(alarmed, default=None)}
         return out / "model", spent | {"curve": curve}
 

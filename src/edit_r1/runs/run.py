@@ -14,7 +14,8 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -120,6 +121,19 @@ class Run:
             if folder.name.isdigit() and int(folder.name) > step:
                 shutil.rmtree(folder)
         (self.path / "done.json").unlink(missing_ok=True)
+
+    @contextmanager
+    def unless_refused(self) -> Generator[None]:
+        """Where the block raises `UserError` before anything was done in the run, its directory is taken away again.
+
+        A wrong model or a wrong setting then costs one clear line, and the mended command is no other run.
+        """
+        try:
+            yield
+        except UserError:
+            if not self.checkpoint.exists() and not self.metrics():
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write done.json, whole or not at all: from here on the run counts as finished."""

@@ -31,6 +31,11 @@ class RewardConfig(Config):
     """Whether it is asked about principles; one that was taught to write the score alone is not."""
     device: str | None = None
     """Where it runs: `cuda:1` gives it a GPU of its own. By default where the editor is."""
+    template: str | None = None
+    """Its prompt, and with the next ones what it is asked for, where that differs from the run's own settings."""
+    aggregate: Aggregation | None = None
+    traces: int | None = Field(default=None, gt=0)
+    max_tokens: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -138,8 +143,26 @@ class EditorGrpoConfig(Config):
             raise ValueError(f"sde_steps must leave out step {last}: the last step of the kernel cps is deterministic")
         if self.kernel == "cps" and self.noise_level > 1:
             raise ValueError(f"noise_level must be at most 1 with the kernel cps, not {self.noise_level:g}")
+        if self.window == "fixed" and self.window_size > 1:
+            raise ValueError(
+                f"window_size {self.window_size} is for the windows sliding and random; sde_steps is fixed's"
+            )
         if self.window != "fixed" and self.window_size > len(window):
             raise ValueError(f"window_size {self.window_size} is more than the {len(window)} sde_steps")
+        return self
+
+    @model_validator(mode="after")
+    def _verifiers_fit(self) -> Self:
+        weights = self.categories.model_dump().values() if self.categories else (1.0,)
+        if not any(weights):
+            raise ValueError("the weights of categories are all 0: nothing would be learned")
+        for source in (*self.rewards, self.judge):
+            aggregate = source.aggregate or self.aggregate if source and not source.checklist else ""
+            if aggregate in ("weighted", "min_geomean"):
+                raise ValueError(
+                    f'aggregate "{aggregate}" is made of checks, and a verifier with checklist = false writes none: '
+                    'choose "model" or "confident"'
+                )
         return self
 
     @model_validator(mode="after")
@@ -148,6 +171,10 @@ class EditorGrpoConfig(Config):
             raise ValueError(
                 'objective "nft" learns from finished images, which noise in the sampling only spoils: '
                 'set kernel = "ode"'
+            )
+        if self.objective == "nft" and self.window != "fixed":
+            raise ValueError(
+                f'window "{self.window}" chooses stochastic steps, and objective "nft" has none: leave window out'
             )
         if self.objective == "nft" and self.shared_noise:
             raise ValueError(

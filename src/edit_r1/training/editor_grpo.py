@@ -31,7 +31,15 @@ from edit_r1.stages import EditorGrpoConfig, RewardConfig
 from edit_r1.training.editor_advantages import Advantages, advantages
 from edit_r1.training.editor_groups import record_groups
 from edit_r1.training.editor_policy import EditorPolicy
-from edit_r1.training.editor_probe import Judges, group_diversity, probe, raise_alarms, reward_metrics, scores
+from edit_r1.training.editor_probe import (
+    Judges,
+    group_diversity,
+    probe,
+    raise_alarms,
+    reward_metrics,
+    scores,
+    trace_failures,
+)
 from edit_r1.training.editor_rewards import (
     Reward,
     RewardFn,
@@ -41,7 +49,7 @@ from edit_r1.training.editor_rewards import (
     verify,
 )
 from edit_r1.training.editor_rollout import Draw, Part, sample_groups
-from edit_r1.training.editor_tasks import Tasks, edit_metrics, open_tasks
+from edit_r1.training.editor_tasks import Tasks, edit_metrics, open_tasks, resized
 from edit_r1.training.editor_update import update
 from edit_r1.training.processes import console, device, gathered, mean_of, of_first, open_run, process
 
@@ -95,7 +103,7 @@ def _one_step(
     share: range,
 ) -> dict[str, float]:
     """Sample -> verify -> advantage -> update -> record, of one step."""
-    clock = _Clock()
+    clock, began = _Clock(), time.monotonic()
     first = (draw.step - 1) * config.prompts_per_step
     batch = [tasks.train(first + index) for index in share]
     draw = Draw(draw.seed, draw.step, share.start)
@@ -133,9 +141,10 @@ def _one_step(
     return (
         reward_metrics(scores_PG)
         | learned
-        | mean_of(edit_metrics(edits) | group_diversity(edits, config))
+        | mean_of(edit_metrics(edits) | group_diversity(edits, config) | trace_failures(rewards))
         | _signal(found)
         | clock.seconds
+        | {"seconds_step": time.monotonic() - began}
     )
 
 
@@ -175,13 +184,13 @@ def run(
     if folder.done is not None:
         return
     base = model or assets.EDITOR
-    editor = _open_editor(base, config, device())
-    sources = [RewardConfig(folder=str(verifier))] if verifier else []
-    judges = Judges(
-        reward_function([*sources, *config.rewards], config),
-        reward_function([config.judge], config) if config.judge else None,
-    )
-    policy = train(editor, open_tasks(data, seed, config.probe_tasks), judges, config, folder, seed=seed, resume=resume)
+    with folder.unless_refused():
+        _share(config.prompts_per_step)
+        tasks = open_tasks(data, seed, config.probe_tasks)
+        editor = _open_editor(base, config, device())
+        tasks = resized(tasks, editor.width, editor.height)
+        judges = _judges(config, verifier)
+    policy = train(editor, tasks, judges, config, folder, seed=seed, resume=resume)
     weights = policy.average()
     if process().is_main_process:
         _export(base, weights, config, out)
@@ -190,6 +199,14 @@ def run(
             {"steps": config.steps, "edits": config.steps * config.prompts_per_step * config.group_size, **last}
         )
     process().wait_for_everyone()
+
+
+def _judges(config: EditorGrpoConfig, verifier: Path | None) -> Judges:
+    sources = ([RewardConfig(folder=str(verifier))] if verifier else []) + list(config.rewards)
+    if process().num_processes > 1 and any(source.device for source in (*sources, config.judge) if source):
+        raise UserError("`device` names one GPU, and every process has a verifier: leave it out on several processes")
+    judge = reward_function([config.judge], config) if config.judge else None
+    return Judges(reward_function(sources, config), judge)
 
 
 def _open_editor(folder: Path, config: EditorGrpoConfig, device: torch.device | str) -> PipelineEditor:
@@ -265,8 +282,8 @@ def _hacked(step: int, raised: Mapping[str, str], run: Run) -> str:
 
 def _diverged(step: int, error: FloatingPointError, config: EditorGrpoConfig, run: Run) -> str:
     return (
-        f"training diverged at step {step} ({error}); the last good weights are in {run.checkpoint}; "
-        f"lower learning_rate (now {config.learning_rate:g}) and start again in another folder"
+        f"training diverged at step {step} ({error}), from which nothing was learned; {run.checkpoint} has the weights "
+        f"from before. Lower learning_rate (now {config.learning_rate:g}) and start again in another folder"
     )
 
 

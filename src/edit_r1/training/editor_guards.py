@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -164,6 +165,18 @@ def alarms(now: Metrics, base: Metrics, config: GuardsConfig) -> dict[str, str]:
         if value > limit * max(before, _LEAST_BASE) if side == "above" else value < limit * before:
             found[name] = f"{what} is {value:.3g}, {side} {limit:g} times the base's {before:.3g}"
     return found | _gap_alarm(now, base, config.gap)
+
+
+def run_alarms(lines: Sequence[Mapping[str, Any]], now: Mapping[str, Any], config: GuardsConfig) -> dict[str, str]:
+    """`alarms` of a line of metrics.jsonl against the probe of step 0 in `lines`, the run's own.
+
+    Groups are sampled by steps and not by the probe: the base's diversity is that of step 1, before which nothing was
+    learned.
+    """
+    steps = {line["step"]: line for line in lines}
+    diverse = steps.get(1, now).get("guard_diversity")
+    base = {**steps[0], "probe_guard_diversity": diverse}
+    return alarms({**now, "probe_guard_diversity": now.get("guard_diversity")}, base, config)
 
 
 def _gap_alarm(now: Metrics, base: Metrics, limit: float | None) -> dict[str, str]:

@@ -18,7 +18,7 @@ from edit_r1.records import Edit, EditTask
 from edit_r1.runs.progress import notice
 from edit_r1.runs.run import Run
 from edit_r1.stages import EditorGrpoConfig, GuardsConfig
-from edit_r1.training.editor_guards import alarms, diversity, image_metrics
+from edit_r1.training.editor_guards import diversity, image_metrics, run_alarms
 from edit_r1.training.editor_policy import EditorPolicy
 from edit_r1.training.editor_rewards import Reward, RewardFn
 from edit_r1.training.editor_tasks import edit_metrics
@@ -42,8 +42,9 @@ def probe(
     if not process().is_main_process:  # all took part in the sampling, for each may hold a part of the weights
         return {}
     edits = [Edit(task, image, editor.name, seed) for task, image in zip(tasks, images, strict=True)]
-    metrics = reward_metrics(scores(judges.reward(edits))[:, None]) | edit_metrics(edits)
-    metrics |= image_metrics(edits, 1)
+    rewards = judges.reward(edits)
+    metrics = reward_metrics(scores(rewards)[:, None]) | trace_failures(rewards)
+    metrics |= edit_metrics(edits) | image_metrics(edits, 1)
     if judges.judge is not None:
         metrics["judge"] = reward_metrics(scores(judges.judge(edits))[:, None])["reward"] / 10
     return {f"probe_{name}": value for name, value in metrics.items()}
@@ -57,10 +58,7 @@ def raise_alarms(run: Run, step: int, metrics: dict[str, float], config: EditorG
     """
     if not process().is_main_process:
         return {}
-    lines = {line["step"]: line for line in run.metrics()}
-    first = lines.get(1, metrics)  # groups of the first step are the base's, for nothing was learned before it
-    diverse = {"probe_guard_diversity": first.get("guard_diversity")}
-    found = alarms(metrics | {"probe_guard_diversity": metrics["guard_diversity"]}, lines[0] | diverse, config.guards)
+    found = run_alarms(run.metrics(), metrics, config.guards)
     for name, sentence in found.items():
         notice(f"alarm at step {step}, {name}: {sentence}")
     metrics |= {f"alarm_{name}": float(name in found) for name in GuardsConfig.model_fields if name != "stop"}
@@ -77,6 +75,12 @@ def reward_metrics(rewards_PG: Tensor) -> dict[str, float]:
         "reward_std": (readable - mean).square().mean().sqrt().item(),
         "failure_rate": rewards_PG.isnan().double().mean().item(),
     }
+
+
+def trace_failures(rewards: Sequence[Reward]) -> dict[str, float]:
+    """`trace_failure_rate`: the share of traces that cannot be read; an edit fails only where all of its traces do."""
+    failed = sum(sum(reward.failures.values()) for reward in rewards)
+    return {"trace_failure_rate": failed / sum(reward.traces for reward in rewards)}
 
 
 def scores(rewards: Sequence[Reward]) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from statistics import fmean
 from typing import Any, get_args
 
@@ -36,6 +37,7 @@ class Reward:
         score: in [0, 10]; None where the verifier cannot be read.
         categories: share of the checks met, in [0, 1], for each category that was asked about.
         failures: why traces could not be read, by kind.
+        traces: how many were asked for.
         trouble: what the engine said of a trace that it did not write; empty where it wrote all.
     """
 
@@ -43,6 +45,7 @@ class Reward:
     categories: Mapping[str, float] = field(default_factory=dict[str, float])
     failures: Mapping[str, int] = field(default_factory=dict[str, int])
     trouble: str = ""
+    traces: int = 1
 
 
 RewardFn = Callable[[Sequence[Edit]], list[Reward]]
@@ -62,6 +65,7 @@ def reward_of(judgement: Judgement) -> Reward:
         {category: fmean(checks) for category, checks in met.items() if checks},
         Counter(failure.kind for failure in unread),
         next((failure.text for failure in unread if failure.kind in ("engine", "unreachable")), ""),
+        len(judgement.verdicts),
     )
 
 
@@ -88,7 +92,9 @@ def weighted(rewards: Sequence[Sequence[Reward]], weights: Sequence[float]) -> l
         failures = sum((Counter(reward.failures) for reward in several), Counter[str]())
         readable = len(scores) == len(several)
         trouble = next((reward.trouble for reward in several if reward.trouble), "")
-        found.append(Reward(mean(scores) if readable else None, categories if readable else {}, failures, trouble))
+        traces = sum(reward.traces for reward in several)
+        score = mean(scores) if readable else None
+        found.append(Reward(score, categories if readable else {}, failures, trouble, traces))
     return found
 
 
@@ -123,16 +129,16 @@ def reward_function(sources: Sequence[RewardConfig], config: EditorGrpoConfig) -
 
 def one_reward(source: RewardConfig, config: EditorGrpoConfig) -> RewardFn:
     """The reward of one verifier. The first edit's seed is the seed of its sampling."""
-    verifier = _verifier(source, config)
-    return lambda edits: [reward_of(found) for found in verifier.score(edits, config.traces, edits[0].seed)]
+    verifier, traces = _verifier(source, config), source.traces or config.traces
+    return lambda edits: [reward_of(found) for found in verifier.score(edits, traces, edits[0].seed)]
 
 
 def _verifier(source: RewardConfig, config: EditorGrpoConfig) -> Verifier:
     settings: dict[str, Any] = {
-        "template": config.template,
-        "aggregate": config.aggregate,
+        "template": source.template or config.template,
+        "aggregate": source.aggregate or config.aggregate,
         "temperature": config.temperature,
-        "max_tokens": config.max_tokens,
+        "max_tokens": source.max_tokens or config.max_tokens,
     }
     if source.endpoint is None:
         return load_verifier(
@@ -152,7 +158,10 @@ def patient(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> RewardFn:
-    """Ask again, with growing pauses, while a server answers nothing at all; what it refuses to answer is a failure.
+    """Ask again, with growing pauses, while a server is away; what it refuses to answer is a failure.
+
+    Where some edits have an answer and others were not reached, those are asked about once more with one that has: if
+    that one is answered again the server is there, and what still has no answer is a failure; else it has died.
 
     Raises:
         UserError: it has not answered for `patience` seconds.
@@ -160,40 +169,67 @@ def patient(
 
     def ask(edits: Sequence[Edit]) -> list[Reward]:
         began, pause = clock(), _FIRST_PAUSE
-        while _silent(found := reward(edits)):
+        found = list(reward(edits))
+        while unreached := [place for place, each in enumerate(found) if _unreached(each)]:
+            known = next((place for place, each in enumerate(found) if not _unreached(each)), None)
+            if known is not None:
+                witness, *again = reward([edits[place] for place in (known, *unreached)])
+                if not _unreached(witness):
+                    for place, each in zip(unreached, again, strict=True):
+                        found[place] = each
+                    break
+            trouble = found[unreached[0]].trouble
             if (waited := clock() - began) >= patience:
                 raise UserError(
-                    f"the reward server has not answered for {waited:.0f} s ({found[0].trouble}); start it again and "
+                    f"the reward server has not answered for {waited:.0f} s ({trouble}); start it again and "
                     "go on with --resume (editor_grpo.patience says how long to wait)"
                 )
-            notice(f"the reward server does not answer ({found[0].trouble}); asking again in {pause:.0f} s")
+            notice(f"the reward server does not answer ({trouble}); asking again in {pause:.0f} s")
             sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+            if known is None:
+                found = list(reward(edits))
         return found
 
     return ask
 
 
-def _silent(rewards: Sequence[Reward]) -> bool:
-    return all(reward.score is None and set(reward.failures) == {"unreachable"} for reward in rewards)
+def _unreached(reward: Reward) -> bool:
+    return reward.score is None and set(reward.failures) == {"unreachable"}
 
 
 def verify(parts: Iterable[Part], reward: RewardFn, *, overlap: bool) -> tuple[list[Part], list[Reward]]:
     """The parts of a rollout with their rewards, in order.
 
     With `overlap` a part is verified in another thread while the next one is sampled; else all are verified together
-    once they are sampled. After an error, or Ctrl-C, nothing more is asked.
+    once they are sampled. After an error nothing more is asked, and Ctrl-C does not wait for a server.
     """
     if not overlap:
         done = list(parts)
         return done, reward([edit for part in done for edit in part.edits])
-    done, asked = [], list[Future[list[Reward]]]()
-    with ThreadPoolExecutor(1) as pool:
+    done, rewards, trouble = list[Part](), list[Reward](), list[BaseException]()
+    sampled, stopped = SimpleQueue[Part | None](), threading.Event()
+
+    def work() -> None:
         try:
-            for part in parts:
-                done.append(part)
-                asked.append(pool.submit(reward, part.edits))
-            return done, [found for future in asked for found in future.result()]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # else every part would wait for a dead server in its turn
-            raise
+            while (part := sampled.get()) is not None and not stopped.is_set():
+                rewards.extend(reward(part.edits))
+        except BaseException as error:  # noqa: BLE001 (the main thread raises it)
+            trouble.append(error)
+
+    worker = threading.Thread(target=work, daemon=True)  # a daemon, for the program may end while it waits for a server
+    worker.start()
+    try:
+        for part in parts:
+            if trouble:
+                break
+            done.append(part)
+            sampled.put(part)
+        sampled.put(None)
+        worker.join()
+    finally:
+        stopped.set()
+        sampled.put(None)
+    if trouble:
+        raise trouble[0]
+    return done, rewards

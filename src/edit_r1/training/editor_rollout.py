@@ -64,10 +64,9 @@ class Draw:
     step: int
     first_task: int = 0
 
-    @property
-    def label(self) -> int:
-        """A number of the step, for the seed of edits; the verifier's sampling follows from it."""
-        return _mixed((self.seed, self.step)) % 2**31
+    def label(self, row: int, group: int) -> int:
+        """A number of an edit, for its seed; the verifier's sampling follows from that of the first in its batch."""
+        return _mixed((self.seed, self.step, self.first_task + row // group, row % group)) % 2**31
 
     def generators(self, rows: range, group: int, stream: int, *, shared: bool = False) -> list[torch.Generator]:
         """One generator for each row [P * G]; `shared`: the same for all members of a group."""
@@ -83,7 +82,7 @@ def _mixed(key: tuple[int, ...]) -> int:
 def sample_groups(editor: Editor, tasks: Sequence[EditTask], config: EditorGrpoConfig, draw: Draw) -> Iterator[Part]:
     """Sample `group_size` edits of every task, micro batch by micro batch; each task is encoded once.
 
-    The edits carry the step as their seed: traces of the verifier follow from it.
+    Each edit has a seed of its own; traces of the verifier follow from it.
     """
     group = config.group_size
     conditioning = editor.encode(tasks).repeat(group)
@@ -106,7 +105,8 @@ def sample_groups(editor: Editor, tasks: Sequence[EditTask], config: EditorGrpoC
         )
         images = to_pil(editor.decode(trajectory.latents[-1]))
         edits = [
-            Edit(tasks[row // group], image, editor.name, draw.label) for row, image in zip(rows, images, strict=True)
+            Edit(tasks[row // group], image, editor.name, draw.label(row, group))
+            for row, image in zip(rows, images, strict=True)
         ]
         practice = _practice(velocity, trajectory, config, draw, rows) if config.objective == "nft" else ()
         yield Part(trajectory, part, tuple(edits), practice)

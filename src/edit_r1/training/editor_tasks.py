@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,20 @@ def open_tasks(data: Path, seed: int, probe: int) -> Tasks:
     rng = generator(seed, "val")
     held = tuple(sample_task(rng, "val").record() for _ in range(probe))
     return Tasks(lambda index: sample_task(np.random.default_rng([seed, _STREAM, index]), "train").record(), held)
+
+
+def resized(tasks: Tasks, width: int, height: int) -> Tasks:
+    """The same tasks with sources in the size of their edits, which an editor would give them anyway.
+
+    So all look at the same picture. One of another shape is squashed, for the verifier as for the editor.
+    """
+
+    def fit(task: EditTask) -> EditTask:
+        if task.source.size == (width, height):
+            return task
+        return replace(task, source=task.source.resize((width, height), Image.Resampling.LANCZOS))
+
+    return Tasks(lambda index: fit(tasks.train(index)), tuple(fit(task) for task in tasks.probe))
 
 
 def _dataset_tasks(path: Path, seed: int, probe: int) -> Tasks:
