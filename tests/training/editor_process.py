@@ -55,15 +55,12 @@ def settings(kind: str) -> EditorGrpoConfig:
 
 
 def redness(edits: Sequence[Edit]) -> list[Reward]:
-    """How red an edit is; the second of a group cannot be read if its instruction has an even number of letters."""
-    members: dict[int, int] = {}
+    """How red an edit is, and as checks how red and how little blue; a third, by their seeds, cannot be read."""
     found: list[Reward] = []
     for edit in edits:
-        member = members[id(edit.task)] = members.get(id(edit.task), -1) + 1
-        unread = member == 1 and len(edit.task.instruction) % 2 == 0
         red, _, blue = (np.asarray(edit.image, np.float64).mean((0, 1)) / 255).tolist()
-        checks = {"follow": red, "keep": 1 - blue}
-        found.append(Reward(None, failures={"no_score": 1}) if unread else Reward(10 * red, checks))
+        readable = Reward(10 * red, {"follow": red, "keep": 1 - blue})
+        found.append(readable if edit.seed % 3 != 1 else Reward(None, failures={"no_score": 1}))
     return found
 
 

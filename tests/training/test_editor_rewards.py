@@ -220,20 +220,20 @@ def test_ctrl_c_while_a_server_is_waited_for_ends_at_once() -> None:
 
 
 def test_a_verifier_may_be_asked_otherwise_than_the_run_asks() -> None:
-    """Two traces with the template `verify`, where the run has one greedy one with `compact`."""
-    text = format_trace(checks(True, True, True), 8.0)
-    with serving(lambda *_: answer(text)) as server:
-        source = {"endpoint": {"base_url": server.url, "model": "judge"}, "template": "verify", "traces": 2}
-        config = EditorGrpoConfig.model_validate({"rewards": ({**source, "max_tokens": 77},)})
-        (found,) = reward_function(config.rewards, config)(edits(1))
-    assert found.traces == 2
-    assert {request["max_tokens"] for request in server.requests} == {77}
-    other = EditorGrpoConfig.model_validate({"rewards": ({"endpoint": source["endpoint"]},)})
-    with serving(lambda *_: answer(text)) as compact:
-        source["endpoint"]["base_url"] = compact.url
-        other = EditorGrpoConfig.model_validate({"rewards": ({"endpoint": source["endpoint"]},)})
-        reward_function(other.rewards, other)(edits(1))
-    assert compact.requests[0]["messages"] != server.requests[0]["messages"]
+    """Two traces with the template `verify`, where the run has one with `compact`."""
+
+    def asked(**own: Any) -> tuple[Reward, list[dict[str, Any]]]:
+        with serving(lambda *_: answer(format_trace(checks(True, True, True), 8.0))) as server:
+            source = {"endpoint": {"base_url": server.url, "model": "judge"}, **own}
+            config = EditorGrpoConfig.model_validate({"rewards": (source,)})
+            (found,) = reward_function(config.rewards, config)(edits(1))
+        return found, server.requests
+
+    found, requests = asked(template="verify", traces=2, max_tokens=77)
+    usual, as_the_run = asked()
+    assert (found.traces, usual.traces) == (2, 1)
+    assert ({r["max_tokens"] for r in requests}, as_the_run[0]["max_tokens"]) == ({77}, 160)
+    assert requests[0]["messages"] != as_the_run[0]["messages"]
 
 
 def test_an_error_while_verifying_is_not_swallowed_and_the_rest_is_not_asked() -> None:
