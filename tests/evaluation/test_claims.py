@@ -115,25 +115,80 @@ def test_missing_is_told_without_a_run(tmp_path: Path) -> None:
     assert json.loads(table.read_text()) == []
 
 
+def row_of(job: Job, **more: object) -> dict[str, object]:
+    """A row that was made with the settings of `recipe()`."""
+    own = {"arm": job.arm, "size": job.size, "seed": job.seed, "label_noise": job.label_noise, "split": "test"}
+    return own | {"tie_half": 0.5, "settings": recipe().digest(job.arm, job.size)} | more
+
+
+def write_to(folder: Path, row: dict[str, object]) -> None:
+    """Leave a row in a run directory."""
+    folder.mkdir(parents=True)
+    (folder / "rows.json").write_text(json.dumps([row]))
+
+
 def test_rows_made_elsewhere_are_kept_and_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table alone, without the run directories, says what is done; newer rows of this machine replace its own."""
+    """The table alone, without the run directories, says what is done; a folder adds what it lacks, and no more."""
     results, out = tmp_path / "claims.json", tmp_path / "claims"
-    job = Job("base", "m", 0, 0.1)
-    row = {"arm": "base", "size": "m", "seed": 0, "label_noise": 0.1, "split": "test", "tie_half": 0.5}
+    job, row, gcpo = Job("base", "m", 0, 0.1), row_of(Job("base", "m", 0, 0.1)), Job("gcpo", "m", 0, 0.1)
     results.write_text(json.dumps([row]))
     monkeypatch.setattr(Harness, "run", lambda *_: pytest.fail("it is in the table"))
     claims.run(recipe(), out=out, results=results, seeds={0}, arms={"base"}, sizes={"m"})
     assert job not in collect(recipe(), out, results)
     assert json.loads(results.read_text()) == [row]
-    folder = job.folder(out, 0.1)
-    folder.mkdir(parents=True)
-    (folder / "rows.json").write_text(json.dumps([row | {"tie_half": 0.6}]))
-    collect(recipe(), out, results)
-    assert json.loads(results.read_text()) == [row | {"tie_half": 0.6}]
+    write_to(job.folder(out, 0.1), row | {"tie_half": 0.6})  # an old folder
+    write_to(gcpo.folder(out, 0.1), row_of(gcpo))
+    assert gcpo not in collect(recipe(), out, results)
+    assert json.loads(results.read_text()) == [row, row_of(gcpo)]
     other = row | {"seed": 7}  # of a recipe with other seeds
     results.write_text(json.dumps([other]))
     collect(recipe(), out, results)
-    assert json.loads(results.read_text()) == [row | {"tie_half": 0.6}, other]
+    assert json.loads(results.read_text()) == [row | {"tie_half": 0.6}, row_of(gcpo), other]
     results.write_text("[")
     with pytest.raises(UserError, match="is damaged"):
         collect(recipe(), out, results)
+
+
+def test_a_row_of_other_settings_is_none(tmp_path: Path) -> None:
+    """It leaves the table, and its job is still to be done; a folder that holds such rows is refused in one line."""
+    results, out, job = tmp_path / "claims.json", tmp_path / "claims", Job("gcpo", "m", 0, 0.1)
+    toy = row_of(job, settings="another")
+    results.write_text(json.dumps([toy]))
+    write_to(job.folder(out, 0.1), toy)
+    assert job in collect(recipe(), out, results)
+    assert json.loads(results.read_text()) == []
+    with pytest.raises(UserError, match="made with other settings of the arm gcpo; move it away"):
+        Harness(recipe(), out).run(job)
+
+
+def test_the_settings_of_a_row_are_those_that_it_depends_on() -> None:
+    """Every section that an arm uses changes its digest, and no other does."""
+    whole = load_recipe(ClaimsRecipe, "claims")
+
+    def changed(*overrides: str) -> set[tuple[str, str]]:
+        other = load_recipe(ClaimsRecipe, "claims", overrides)
+        return {
+            (arm, size)
+            for arm in ARMS
+            for size in ("s", "m", "l")
+            if whole.digest(arm, size) != other.digest(arm, size)
+        }
+
+    def every(*arms: str, sizes: str = "sml") -> set[tuple[str, str]]:
+        return {(arm, size) for arm in arms for size in sizes}
+
+    on_pairs = ("gcpo", "bt_head", "rule_grpo", "dpo")
+    assert changed("claims.seeds=[0]", "claims.label_noise=[]", "evaluate.examples=2", "evaluate.tasks=2") == set()
+    assert changed("world.test_pairs=9") == changed("evaluate.traces=2") == every(*ARMS)
+    assert changed("cold_start.steps=9") == every(*ARMS) - every("base")
+    assert changed("gcpo.steps=2") == every(*on_pairs)  # its compute is what the others may take
+    assert changed("bradley_terry.steps=2") == every("bt_head")
+    assert changed("trace_dpo.beta=0.2") == every("dpo")
+    assert changed("claims.s.hidden=128") == every(*ARMS, sizes="s")
+    assert changed("pretrain_verifier.steps=9") == every(*ARMS, sizes="sl")
+
+
+def test_refills_are_refused_where_compute_is_shared_out() -> None:
+    """Refills draw more traces, as many as it takes: no arm beside GCPO could have as much compute."""
+    with pytest.raises(UserError, match=r"gcpo\.refills must be 0"):
+        load_recipe(ClaimsRecipe, "claims", ["gcpo.refills=1"])

@@ -30,9 +30,10 @@ from typing import Any
 from edit_r1 import assets
 from edit_r1.data.make_world import make_world
 from edit_r1.data.store import JudgedPair, read_edits, read_pairs
+from edit_r1.errors import UserError
 from edit_r1.evaluation.answers import Inquiry, ask, read_answers, trace_tokens
 from edit_r1.evaluation.metrics import ScoredPair, VerifierMetrics, verifier_metrics
-from edit_r1.evaluation.rows import made_by, read_rows, write_rows
+from edit_r1.evaluation.rows import Row, made_by, read_rows, write_rows
 from edit_r1.evaluation.verifier import judged_traces, scored_pair, scored_pairs
 from edit_r1.files import atomic_write
 from edit_r1.stages import (
@@ -102,17 +103,26 @@ class Harness:
         self.recipe, self.out = recipe, out
         self._noise = recipe.world.label_noise
 
-    def run(self, job: Job) -> list[dict[str, Any]]:
-        """The rows of a job, one per split, made now or before."""
+    def run(self, job: Job) -> list[Row]:
+        """The rows of a job, one per split, made now or before.
+
+        Raises:
+            UserError: they were made before with other settings.
+        """
         folder = job.folder(self.out, self._noise)
         file = folder / "rows.json"
         if not file.exists():
             trained = self._train(job, folder)
             found = self._evaluate(job, folder, trained)
             atomic_write(file, json.dumps([self._row(job, trained, *one) for one in found], indent=1) + "\n")
-        return json.loads(file.read_text())
+        rows = json.loads(file.read_text())
+        if not _fit(rows, job, self.recipe):
+            raise UserError(
+                f"{folder} was made with other settings of the arm {job.arm}; move it away, or take another --out"
+            )
+        return rows
 
-    def _row(self, job: Job, trained: Trained, split: str, metrics: VerifierMetrics, written: float) -> dict[str, Any]:
+    def _row(self, job: Job, trained: Trained, split: str, metrics: VerifierMetrics, written: float) -> Row:
         return {
             "claim": CLAIM[job.arm],
             "arm": job.arm,
@@ -124,6 +134,7 @@ class Harness:
             "trace_tokens": written,
             "tokens": round(trained.tokens),
             "train_flops": trained.flops,
+            "settings": self.recipe.digest(job.arm, job.size),
             **made_by(),
         }
 
@@ -150,10 +161,9 @@ class Harness:
 
     def _base(self, size: Size) -> Path:
         """The pretrained model of a size; those that are not shipped are trained first, which takes hours."""
-        if size == "m":
+        config = self.recipe.pretraining(size)
+        if config is None:
             return assets.VERIFIER
-        sizes = {"s": self.recipe.claims.s, "l": self.recipe.claims.l}
-        config = self.recipe.pretrain_verifier.model_copy(update={"size": sizes[size]})
         pretrain_verifier.run(config, out=self.out / size / "base", seed=0, resume=True)
         return self.out / size / "base" / "model"
 
@@ -275,20 +285,29 @@ def run(
 def collect(recipe: ClaimsRecipe, out: Path, results: Path) -> list[Job]:
     """Write the rows of every finished job to `results`; returns the jobs that are not.
 
-    Rows that `results` has already stay, whichever machine they were made on, unless `out` has newer ones.
+    Rows that `results` has already stay, whichever machine they were made on; `out` adds those that it lacks. Rows
+    that were made with other settings than the recipe's are no rows of the plan, and leave the table.
 
     Raises:
         UserError: `results` is damaged.
     """
     noise = recipe.world.label_noise
-    found: dict[Job, list[dict[str, Any]]] = {}
+    known: dict[Job, list[Row]] = {}
     for row in read_rows(results):
-        found.setdefault(Job(row["arm"], row["size"], row["seed"], row["label_noise"]), []).append(row)
+        known.setdefault(Job(row["arm"], row["size"], row["seed"], row["label_noise"]), []).append(row)
     jobs = plan(recipe.claims, noise)
+    others = [row for job, rows in known.items() if job not in jobs for row in rows]  # of other seeds or noises
+    found: dict[Job, list[Row]] = {}
     for job in jobs:
         file = job.folder(out, noise) / "rows.json"
-        if file.exists():
-            found[job] = json.loads(file.read_text())
-    others = [job for job in found if job not in jobs]  # of other seeds or noises than this recipe's
-    write_rows(results, [row for job in (*jobs, *others) for row in found.get(job, [])])
+        made: list[Row] = json.loads(file.read_text()) if file.exists() else []
+        rows = next((rows for rows in (known.get(job, []), made) if rows and _fit(rows, job, recipe)), None)
+        if rows is not None:
+            found[job] = rows
+    write_rows(results, [*(row for rows in found.values() for row in rows), *others])
     return [job for job in jobs if job not in found]
+
+
+def _fit(rows: Sequence[Row], job: Job, recipe: ClaimsRecipe) -> bool:
+    """Whether rows were made with the recipe's settings."""
+    return all(row.get("settings") == recipe.digest(job.arm, job.size) for row in rows)

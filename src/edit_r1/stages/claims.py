@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import hashlib
+import json
+from typing import Literal, Self, get_args
+
+from pydantic import model_validator
 
 from edit_r1.config import Config
 from edit_r1.stages.bases import PretrainVerifierConfig, TinySize
@@ -15,6 +19,8 @@ Size = Literal["s", "m", "l"]
 """1.0M, 2.4M and 7.8M weights; m is the shipped base."""
 ARMS: tuple[Arm, ...] = get_args(Arm)
 SIZES: tuple[Size, ...] = get_args(Size)
+_OF_EDITORS = {"tasks", "editor_steps", "examples"}
+"""Settings of the measurement that are not about verifiers."""
 
 
 class ClaimsConfig(Config):
@@ -40,3 +46,35 @@ class ClaimsRecipe(Config):
     bradley_terry: BradleyTerryConfig
     trace_dpo: TraceDpoConfig
     evaluate: EvaluateConfig
+
+    def pretraining(self, size: Size) -> PretrainVerifierConfig | None:
+        """How the base of a size is made; None for the shipped one."""
+        chosen = {"s": self.claims.s, "l": self.claims.l}.get(size)
+        return chosen and self.pretrain_verifier.model_copy(update={"size": chosen})
+
+    def digest(self, arm: Arm, size: Size) -> str:
+        """A short name of what the rows of an arm depend on, beside their seed and label noise.
+
+        They are the measurement, and the sections of the data and of the training from the base on. What is not set
+        is left out: a new setting that is None by default changes no digest.
+        """
+        evaluate = self.evaluate.model_dump(mode="json", exclude=_OF_EDITORS, exclude_none=True)
+        used = [self.pretraining(size), self.world, *self._trained_by(arm)]
+        made = [one and one.model_dump(mode="json", exclude_none=True) for one in used]
+        document = json.dumps([evaluate, *made], sort_keys=True)
+        return hashlib.sha256(document.encode()).hexdigest()[:12]
+
+    def _trained_by(self, arm: Arm) -> tuple[Config, ...]:
+        """The sections of an arm's training. GCPO's says what compute the arms on its pairs may take."""
+        if arm == "base":
+            return ()
+        if arm in ("direct", "think", "verify", "cold_start"):
+            return (self.cold_start,)
+        own = {"bt_head": (self.bradley_terry,), "dpo": (self.trace_dpo,)}
+        return (self.cold_start, self.gcpo, *own.get(arm, ()))
+
+    @model_validator(mode="after")
+    def _compute_is_known(self) -> Self:
+        if self.gcpo.refills:
+            raise ValueError("gcpo.refills must be 0: nobody knows beforehand how many traces they draw")
+        return self
