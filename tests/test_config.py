@@ -3,13 +3,23 @@
 import json
 from enum import Enum
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 from pydantic import Field, ValidationError
 
 import edit_r1.config
-from edit_r1.config import Config, changed_keys, dump, load_recipe, overrides_by_section, parse_override, presets
+from edit_r1 import stages
+from edit_r1.config import (
+    Config,
+    changed_keys,
+    decisive,
+    dump,
+    load_recipe,
+    overrides_by_section,
+    parse_override,
+    presets,
+)
 from edit_r1.errors import UserError
 
 
@@ -245,3 +255,43 @@ def test_changed_keys_are_dotted() -> None:
     after = {"steps": 3, "optimizer": {"rate": 2, "betas": [1, 2]}, "new": {}, "teacher": None}
     assert changed_keys(before, after) == ["new", "old", "optimizer.rate", "teacher", "teacher.rate"]
     assert changed_keys(before, before) == []
+
+
+class Server(Config):
+    operational: ClassVar[frozenset[str]] = frozenset({"url"})
+    model: str = "a"
+    url: str = "x"
+
+
+class Asking(Config):
+    operational: ClassVar[frozenset[str]] = frozenset({"patience"})
+    patience: int = 1
+    steps: int = 1
+    one: Server | None = None
+    several: tuple[Server, ...] = ()
+
+
+def test_what_is_operational_is_not_decisive() -> None:
+    """At any depth; more servers than before are more servers, and what has no such settings is compared whole."""
+    now = Asking(one=Server(), several=(Server(), Server(model="b")))
+    one, other = {"model": "a"}, {"model": "b"}
+    assert decisive(now, dump(now)) == {"steps": 1, "one": one, "several": [one, other]}
+    assert decisive(now, dump(Asking(patience=9, several=(Server(url="y"),)))) == {
+        "steps": 1,
+        "one": None,
+        "several": [one],
+    }
+    three = dump(Asking(several=(Server(), Server(), Server(url="z"))))
+    assert changed_keys(decisive(now, three), decisive(now, dump(now))) == ["one", "one.model", "several"]
+    assert decisive(now, {"inputs": {"url": "x"}, "one": {"url": "y"}}) == {"inputs": {"url": "x"}, "one": {}}
+
+
+def test_what_is_operational_is_a_field() -> None:
+    """A name that is none would be of no effect."""
+
+    def below(cls: type[Config]) -> list[type[Config]]:
+        return [cls, *(deeper for inner in cls.__subclasses__() for deeper in below(inner))]
+
+    wrong = {cls.__name__: cls.operational - set(cls.model_fields) for cls in below(Config)}
+    assert not any(wrong.values()), wrong
+    assert "give_up_after" in stages.TracesConfig.operational

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -41,6 +41,12 @@ from edit_r1.runs.run import Run, read_metrics
 class Inner(Config):
     rate: float = 0.1
     betas: tuple[float, float] = (0.9, 0.99)
+
+
+class Patient(Config):
+    operational: ClassVar[frozenset[str]] = frozenset({"patience"})
+    patience: int = 10
+    steps: int = 3
 
 
 class Stage(Config):
@@ -191,6 +197,16 @@ def test_resume_wants_the_same_configuration(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\(inputs\.seed\)"):
         Run.open(path, Stage(), resume=True, inputs={"seed": 2, "model": None})
     assert (path / "config.json").read_bytes() == before
+
+
+def test_operational_settings_may_change(tmp_path: Path) -> None:
+    """The last ones are in config.json; others are still refused, and nothing is written then."""
+    Run.open(tmp_path / "run", Patient(), inputs={"seed": 1})
+    resumed = Run.open(tmp_path / "run", Patient(patience=50), resume=True, inputs={"seed": 1})
+    assert resumed.config == {"patience": 50, "steps": 3, "inputs": {"seed": 1}}
+    with pytest.raises(UserError, match=r"made with other settings \(steps\)"):
+        Run.open(tmp_path / "run", Patient(patience=60, steps=4), resume=True, inputs={"seed": 1})
+    assert resumed.config["patience"] == 50
 
 
 def test_every_resumption_is_on_record(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import itertools
 import json
 import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, Union, cast
+from typing import Any, ClassVar, TypeVar, Union, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -31,6 +32,9 @@ class Config(BaseModel):
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, validate_default=True)
+
+    operational: ClassVar[frozenset[str]] = frozenset()
+    """The fields that say how the work is done and cannot change its result: a run may be resumed with others."""
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -130,6 +134,18 @@ def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[st
     old, new = _flat(before), _flat(after)
     missing = object()
     return sorted(key for key in {*old, *new} if old.get(key, missing) != new.get(key, missing))
+
+
+def decisive(config: Any, document: Any) -> Any:
+    """A dump, of `config` or of an earlier state of it, without what is `operational` in it at any depth."""
+    if isinstance(config, BaseModel) and isinstance(document, dict):
+        left_out = config.operational if isinstance(config, Config) else ()
+        items = cast(Table, document).items()
+        return {key: decisive(getattr(config, key, None), item) for key, item in items if key not in left_out}
+    if isinstance(config, tuple) and isinstance(document, list):
+        both = itertools.zip_longest(cast("tuple[Any, ...]", config), cast("list[Any]", document))
+        return [decisive(*pair) for pair in both][: len(cast("list[Any]", document))]
+    return document
 
 
 def _recipes() -> Path:

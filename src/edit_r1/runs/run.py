@@ -1,6 +1,7 @@
 """A run directory: the resolved configuration, the environment, metrics, groups, the checkpoint and the final word.
 
-config.json        what was asked for; resuming with anything else is refused
+config.json        what was asked for; resuming with anything else is refused, but for operational settings
+                   (`Config.operational`), of which it holds those of the last resumption
 environment.json   what it ran on; every resumption adds itself to `resumed`
 metrics.jsonl      one JSON object per line: {"step": 3, "reward": 0.71, ...}
 groups/000003/     pictures and texts of step 3
@@ -21,7 +22,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from edit_r1.config import changed_keys, dump
+from edit_r1.config import changed_keys, decisive, dump
 from edit_r1.errors import UserError
 from edit_r1.files import append_line, atomic_write, disk_errors, drop_partial_line, is_temporary
 from edit_r1.runs.environment import environment
@@ -49,7 +50,8 @@ class Run:
         Args:
             path: the run directory; it is made, with its parents, where it is missing.
             config: the resolved configuration, written to config.json.
-            resume: go on with what is in the directory. An empty or missing one is begun all the same.
+            resume: go on with what is in the directory. An empty or missing one is begun all the same. Settings that
+                are `operational` may be others than before: config.json then gets them.
             inputs: JSON values that belong to the run and are not in the configuration (the seed, the paths of the
                 data and of the model); kept under `inputs` in config.json and compared like the configuration.
 
@@ -69,7 +71,7 @@ class Run:
         if empty:
             run._begin(document)
         elif resume:
-            run._go_on(document)
+            run._go_on(config, document)
         else:
             raise UserError(f"{path} is not empty; add --resume to go on with it, or give --out another folder")
         return run
@@ -144,17 +146,19 @@ class Run:
         atomic_write(self.path / "config.json", _json(document))
         self._complete()
 
-    def _go_on(self, document: Mapping[str, Any]) -> None:
+    def _go_on(self, config: BaseModel, document: Mapping[str, Any]) -> None:
         before = _read_json(self.path / "config.json")
         if before is None:
             raise UserError(f"{self.path} holds no run (no config.json); give --out another folder")
         after = cast("dict[str, Any]", json.loads(_json(document)))
-        changed = changed_keys(before, after)
+        changed = changed_keys(decisive(config, before), decisive(config, after))
         if changed:
             raise UserError(
                 f"{self.path} was made with other settings ({', '.join(changed)}); "
                 "resume with the same settings, or give --out another folder"
             )
+        if after != before:
+            atomic_write(self.path / "config.json", _json(document))
         self._complete()
 
     def _complete(self) -> None:

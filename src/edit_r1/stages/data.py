@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -51,6 +51,7 @@ class WorldConfig(Config):
 class EndpointConfig(Config):
     """A chat endpoint that speaks OpenAI's protocol."""
 
+    operational: ClassVar[frozenset[str]] = frozenset({"base_url", "api_key_env", "concurrency", "timeout", "retries"})
     base_url: str
     """Of the API, as in `http://127.0.0.1:8000/v1`."""
     model: str
@@ -87,6 +88,7 @@ class GoldConfig(EndpointConfig):
 class TracesConfig(Config):
     """`[traces]`: texts of teachers on real edits, of which gold keeps one for each (paper section 2)."""
 
+    operational: ClassVar[frozenset[str]] = frozenset({"give_up_after"})
     template: Literal["compact", "verify"] = "verify"
     """The prompt of teachers and gold; `compact` is for tiny verifiers."""
     teachers: tuple[TeacherConfig, ...] = Field(min_length=1)
@@ -107,6 +109,7 @@ class TracesConfig(Config):
 class PairsConfig(Config):
     """`[pairs]`: preferences of people over real edits, made ready for GCPO (paper section 3)."""
 
+    operational: ClassVar[frozenset[str]] = frozenset({"give_up_after"})
     test_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the source images whose pairs are held out, as `pairs_test`."""
     decomposer: EndpointConfig | None = None
@@ -118,6 +121,7 @@ class PairsConfig(Config):
 class TasksConfig(Config):
     """`[tasks]`: pictures and instructions of one's own, made ready for editor GRPO."""
 
+    operational: ClassVar[frozenset[str]] = frozenset({"give_up_after"})
     decomposer: EndpointConfig | None = None
     """Names the principles of tasks that bring none."""
     give_up_after: int = Field(default=10, gt=0)
