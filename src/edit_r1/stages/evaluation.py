@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -79,6 +79,7 @@ class BestOfConfig(Config):
 class EditsConfig(Config):
     """`[edits]`: editors compared by a verifier, on edits of one's own tasks."""
 
+    operational: ClassVar[frozenset[str]] = frozenset({"give_up_after"})
     endpoint: EndpointConfig | None = None
     """A verifier behind a server, where the command line names no folder; asked with the settings below."""
     decomposer: EndpointConfig | None = None
