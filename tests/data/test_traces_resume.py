@@ -16,6 +16,7 @@ from typer.testing import Result
 from edit_r1.data.store import read_traces
 from edit_r1.data.traces.journal import Journal, Request
 from edit_r1.errors import UserError
+from edit_r1.records import Failure
 from edit_r1.verifier.engines.base import Completion, no_answer
 
 NOW = {"retry-after": "0"}
@@ -133,6 +134,38 @@ def test_a_dead_server_is_left_alone_and_asked_again_later(bench: Bench) -> None
     assert pairs(server) == Counter(ALL)
 
 
+def test_what_is_always_refused_holds_back_no_other(bench: Bench) -> None:
+    """Teacher b refuses edits 1 and 3 for ever; its quota ends after edit 4, and 7 is never asked about.
+
+    A resumed run asks about 7 first, and then about 1 and 3, where b is left alone again. The next has asked least
+    often about 5 and 6. Patience and address may be others then.
+    """
+    quota = 5
+
+    def reply(request: dict[str, Any], number: int) -> Reply:
+        place = int(instruction(request).split()[1])
+        if request["model"] == "b" and (place in (1, 3) or place >= quota):
+            return (400, "not this picture") if place < quota else (402, "pay first")
+        return answer(trace("yyy", 8.0))
+
+    bench.manifest(*({} for _ in range(8)))
+    with serving(reply) as server:
+        bench.recipe(server.url, top="give_up_after = 2")
+        assert "teacher b 5: " in last_line(bench.run())
+        quota, before = 8, len(server.requests)
+        assert "teacher b 4: " in last_line(bench.run("--resume"))
+    asked = [instruction(request) for request in server.requests[before:]]
+    assert asked == ["edit 7", "edit 1", "edit 3"]
+    with serving(reply) as server:
+        bench.recipe(server.url, top="give_up_after = 3")
+        other = ("--set", "gold.max_tokens=9")
+        assert "made with other settings (gold.max_tokens)" in last_line(bench.run("--resume", *other))
+        assert "teacher b 2: status 400" in last_line(bench.run("--resume"))
+    asked = [instruction(request) for request in server.requests]
+    assert asked == ["edit 5", "edit 6", "edit 1", "edit 3"]
+    assert json.loads((bench.out / "config.json").read_text())["give_up_after"] == 3
+
+
 def test_finish_selects_from_what_is_there(bench: Bench) -> None:
     """Gold never answers about edit 1, a about edit 2: edit 1 is dropped, of edit 2 b is kept; the rest are a's."""
 
@@ -214,8 +247,11 @@ def test_the_journal_by_itself(tmp_path: Path) -> None:
     assert journal.answer(one) is None
     for request, found in ((one, no_answer("busy")), (two, no_answer("busy")), (one, text), (two, cut), (two, cut)):
         journal.add(request, found)
-    journal.add(Request("y", "principles"), no_answer("dead"))
+    dead, busy = Completion("", False, failure=Failure("unreachable", "dead")), Request("z", "gold", "")
+    journal.add(Request("y", "principles"), dead)
     again = Journal(path)
+    assert again.answer(Request("y", "principles")) == dead
+    assert [again.asked(r) for r in (one, two, Request("y", "principles"), busy)] == [2, 3, 1, 0]
     assert (again.answer(one), again.answer(two)) == (text, cut)
     assert [again.answered(r) for r in (one, two, Request("y", "principles"), Request("z", "gold"))] == [
         True,
@@ -223,6 +259,9 @@ def test_the_journal_by_itself(tmp_path: Path) -> None:
         False,
         False,
     ]
+    old = '{"edit": "z", "role": "gold", "teacher": "", "sample": 0, "failure": "busy"}\n'  # without its kind
+    path.write_text(path.read_text() + old)
+    assert Journal(path).answer(busy) == no_answer("busy")
     path.write_text(path.read_text() + '{"edit": 1}\n')
-    with pytest.raises(UserError, match=r"journal\.jsonl line 7 is damaged"):
+    with pytest.raises(UserError, match=r"journal\.jsonl line 8 is damaged"):
         Journal(path)

@@ -104,8 +104,9 @@ def ask(
 ) -> list[Request]:
     """Ask every endpoint about every subject, all at the same time, and write each answer into the journal as it comes.
 
-    What has an answer in the journal is not asked again. An endpoint that leaves `give_up_after` requests in a row
-    unanswered is left alone. `seed` is of the sampling, as far as a server heeds it.
+    What has an answer in the journal is not asked again; what was asked least often is asked first, so that requests
+    which are always refused hold back no others. An endpoint that leaves `give_up_after` requests in a row unanswered
+    is left alone. `seed` is of the sampling, as far as a server heeds it.
 
     Returns:
         The requests that are still without an answer.
@@ -114,14 +115,16 @@ def ask(
         UserError: an image can no longer be read, or the disk is full; the answers until then are in the journal.
     """
 
-    def open_questions(endpoint: Endpoint) -> Iterator[tuple[Request, Subject]]:
+    def open_questions(endpoint: Endpoint) -> list[tuple[Request, Subject]]:
         wanted = ((request, subject) for subject in subjects for request in endpoint.requests(subject.key))
-        return (question for question in wanted if not journal.answered(question[0]))
+        left = [question for question in wanted if not journal.answered(question[0])]
+        return sorted(left, key=lambda question: journal.asked(question[0]))
 
     total = len(subjects) * sum(endpoint.texts for endpoint in endpoints)
-    still_open = sum(1 for endpoint in endpoints for _ in open_questions(endpoint))
+    questions = [open_questions(endpoint) for endpoint in endpoints]
+    still_open = sum(map(len, questions))
     if still_open:
-        queues = [_Queue(endpoint, open_questions(endpoint), give_up_after) for endpoint in endpoints]
+        queues = [_Queue(*one, give_up_after) for one in zip(endpoints, map(iter, questions), strict=True)]
         with track(title, total=total, start=total - still_open) as bar:
             _work(queues, journal, bar, seed)
     return [request for endpoint in endpoints for request, _ in open_questions(endpoint)]
