@@ -75,7 +75,16 @@ def test_what_is_kept_and_counted_by_hand(bench: Bench) -> None:
         },
         "gold": {"asked": 5, "readable": 4, "failures": {"missing_principle": 1}},
         "decomposer": {"asked": 0, "readable": 0, "failures": {}},
+        "never_asked": {},
     }
+    assert result.stdout.splitlines() == [
+        f"{bench.out}: 3 of 6 edits have a text; dropped: duplicate 1, no_gold 1, no_readable_text 1",
+        "teacher a: asked 5, readable 4, failures: bad_answer 1, kept 2, agreement with gold 89%",
+        "teacher b: asked 5, readable 3, failures: empty 1, truncated 1, kept 1, agreement with gold 100%",
+        "gold: asked 5, readable 4, failures: missing_principle 1",
+        "decomposer: asked 0, readable 0, failures: none",
+        "never asked: none",
+    ]
     kept = list(read_traces(bench.out / "traces"))
     assert [(k.edit.task.instruction, k.teacher, k.agreement) for k in kept] == [
         ("edit 0", "b", 1.0),

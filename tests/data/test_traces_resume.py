@@ -220,6 +220,38 @@ def test_what_was_never_asked_is_not_counted_as_asked(bench: Bench) -> None:
     statistics = bench.statistics()
     assert statistics["decomposer"] == {"asked": 1, "readable": 0, "failures": {"engine": 1}}
     assert statistics["edits"] == {"in": 3, "kept": 1, "dropped": {"no_principles": 2}}
+    assert statistics["never_asked"] == {"principles": 1}
+
+
+def test_what_finish_gave_up_is_counted_by_endpoint(bench: Bench) -> None:
+    """Teacher b refuses the first of four edits and is left alone: three were never asked of it, and it says so."""
+
+    def reply(request: dict[str, Any], number: int) -> Reply:
+        return (403, "no") if request["model"] == "b" else answer(trace("yyy", 8.0))
+
+    with serving(reply) as server:
+        bench.recipe(server.url, top="give_up_after = 1")
+        result = bench.run("--finish")
+    assert result.exit_code == 0, result.output
+    assert bench.statistics()["never_asked"] == {"teacher b": 3}
+    assert "never asked: teacher b 3" in result.stdout
+
+
+def test_a_finished_run_goes_on_when_its_manifest_has_grown(bench: Bench) -> None:
+    """A fifth edit is asked about, the four others are not, and five texts are kept; then there is nothing to do."""
+    with serving(scripted({})) as server:
+        bench.recipe(server.url)
+        assert bench.run().exit_code == 0
+        bench.manifest({}, {}, {}, {}, {})
+        before = len(server.requests)
+        assert bench.run("--resume").exit_code == 0
+        assert {instruction(request) for request in server.requests[before:]} == {"edit 4"}
+        assert len(server.requests) == before + 3
+        assert len(list(read_traces(bench.out / "traces"))) == 5
+        assert bench.statistics()["edits"] == {"in": 5, "kept": 5, "dropped": {}}
+        written = (bench.out / "done.json").stat().st_mtime_ns
+        assert "5 of 5 edits have a text" in bench.run("--resume").stdout
+        assert (bench.out / "done.json").stat().st_mtime_ns == written
 
 
 def test_a_finished_run_and_a_torn_line(bench: Bench) -> None:

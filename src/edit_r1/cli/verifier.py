@@ -72,7 +72,26 @@ def traces(
 
     from edit_r1.data.traces.run import run
 
-    run(config, edits=given, out=out, seed=seed, resume=resume, finish=finish)
+    typer.echo(_traces_text(run(config, edits=given, out=out, seed=seed, resume=resume, finish=finish), out))
+
+
+def _traces_text(statistics: dict[str, Any], out: Path) -> str:
+    """The counts of `edit-r1 verifier traces` for people."""
+    edits = statistics["edits"]
+    lines = [f"{out}: {edits['kept']} of {edits['in']} edits have a text; dropped: {_counts(edits['dropped'])}"]
+    for name, count in statistics["teachers"].items():
+        agreement = "–" if count["agreement"] is None else f"{count['agreement']:.0%}"
+        lines.append(f"teacher {name}: {_answers(count)}, kept {count['kept']}, agreement with gold {agreement}")
+    lines += [f"{name}: {_answers(statistics[name])}" for name in ("gold", "decomposer")]
+    return "\n".join([*lines, f"never asked: {_counts(statistics['never_asked'])}"])
+
+
+def _answers(count: dict[str, Any]) -> str:
+    return f"asked {count['asked']}, readable {count['readable']}, failures: {_counts(count['failures'])}"
+
+
+def _counts(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in numbers.items()) or "none"
 
 
 @app.command(
@@ -128,12 +147,12 @@ def pairs(
 def _summary_text(summary: dict[str, Any], out: Path) -> str:
     """The counts of `edit-r1 verifier pairs` for people; the rows that are left out by name are in the file."""
     used, sources = summary["pairs"], summary["sources"]
-    dropped = ", ".join(f"{reason} {count}" for reason, count in summary["dropped"].items())
     return "\n".join(
         [
             f"{out}: {used['train']} pairs to train on (of {sources['train']} source images), {used['test']} held out "
             f"(of {sources['test']}), of {used['in']} in all",
-            f"dropped: {dropped or 'none'}; left out by name: {len(summary['left_out'])} (see {out / 'summary.json'})",
+            f"dropped: {_counts(summary['dropped'])}; left out by name: {len(summary['left_out'])} "
+            f"(see {out / 'summary.json'})",
             f"winner stored first: {summary['winner_first']:.0%}; winner that is the untouched source: "
             f"{summary['unchanged_winners']}",
         ]

@@ -167,11 +167,10 @@ def shortfall(missing: Sequence[Request], journal: Journal, path: Path) -> str:
     counts: Counter[str] = Counter()
     reasons: dict[str, str] = {}
     for request in missing:
-        who = f"{request.role} {request.teacher}".strip()
-        counts[who] += 1
+        counts[request.whom] += 1
         answer = journal.answer(request)
         if answer is not None and answer.failure is not None:
-            reasons[who] = shown(answer.failure.text)
+            reasons[request.whom] = shown(answer.failure.text)
     listed = "; ".join(f"{who} {count}: {reasons.get(who, 'not asked')}" for who, count in counts.items())
     number = "1 answer is" if len(missing) == 1 else f"{len(missing)} answers are"
     return (

@@ -34,6 +34,11 @@ class Request:
     teacher: str = ""
     sample: int = 0
 
+    @property
+    def whom(self) -> str:
+        """Whom it asks, as messages and statistics say it: `principles`, `gold` or `teacher NAME`."""
+        return f"{self.role} {self.teacher}".strip()
+
 
 class Journal:
     """The answers that are there; threads may share it. A torn last line, of a killed process, is dropped.

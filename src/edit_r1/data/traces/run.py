@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from edit_r1.data.store import KeptTrace, Records, write_traces
 from edit_r1.data.traces.asking import Subject, ask, connect, shortfall
@@ -20,12 +21,12 @@ from edit_r1.data.traces.statistics import Statistics
 from edit_r1.errors import UserError
 from edit_r1.records import Edit, EditTask, Principle
 from edit_r1.runs.progress import track
-from edit_r1.runs.run import Run
+from edit_r1.runs.run import Run, content_hash
 from edit_r1.stages import TRACES, TracesConfig
 from edit_r1.verifier.prompting import Prompt, build_prompt, load_system, prompt_hash
 
 
-def run(config: TracesConfig, *, edits: Path, out: Path, seed: int, resume: bool, finish: bool) -> None:
+def run(config: TracesConfig, *, edits: Path, out: Path, seed: int, resume: bool, finish: bool) -> dict[str, Any]:
     """Have texts written on edits and keep the best of each, as the data set `out/traces`.
 
     Args:
@@ -33,8 +34,12 @@ def run(config: TracesConfig, *, edits: Path, out: Path, seed: int, resume: bool
         edits: a JSONL manifest, or the folder of a world, whose data set `edits` is taken.
         out: the run directory.
         seed: of the sampling and of the decomposer's exemplars.
-        resume: go on with what is in `out`: only what has no answer there is asked for.
+        resume: go on with what is in `out`: only what has no answer there is asked for. A finished run goes on too
+            when there are other edits than before, such as new lines of the manifest.
         finish: select even if answers are missing.
+
+    Returns:
+        The statistics, which done.json holds as well.
 
     Raises:
         UserError: a bad edit (nothing is asked then); answers are missing at the end and `finish` is off; there is
@@ -44,20 +49,25 @@ def run(config: TracesConfig, *, edits: Path, out: Path, seed: int, resume: bool
     with closing(Inquiry(config, records, seed)) as inquiry:
         inputs = {"seed": seed, "edits": str(edits), "prompts": inquiry.prompts}
         folder = Run.open(out, config, resume, inputs=inputs)
-        if folder.done is not None:
-            return
+        done = folder.done
+        if done is not None and done.get("content") == inquiry.content:
+            return done["statistics"]
+        folder.rewind(0)  # finished or not: there are edits to ask about
         journal = Journal(folder.path / "journal.jsonl")
         missing = inquiry.ask_principles(journal) + inquiry.ask_texts(journal)
         if missing and not finish:
             raise UserError(shortfall(missing, journal, folder.path))
         statistics = Statistics(teacher.name for teacher in config.teachers)
+        statistics.never_asked.update(request.whom for request in missing if journal.answer(request) is None)
         kept = inquiry.kept(journal, statistics)
         first = next(kept, None)
         if first is None:
             reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(statistics.dropped.items()) if count)
             raise UserError(f"no edit has a text to keep ({reasons}); see what the models wrote in {journal.path}")
         write_traces(folder.path / TRACES, chain([first], kept))
-        folder.finish({"statistics": statistics.document()})
+        document = statistics.document()
+        folder.finish({"content": inquiry.content, "statistics": document})
+        return document
 
 
 class Inquiry:
@@ -83,6 +93,7 @@ class Inquiry:
             **{f"teacher {name}": _hash(text) for name, text in systems.items()},
         }
         self._entries = _remember(records)
+        self.content = content_hash(len(records), [entry.key for entry in self._entries])
 
     def close(self) -> None:
         """Close the connections."""

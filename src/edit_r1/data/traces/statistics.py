@@ -51,6 +51,8 @@ class Statistics:
         self.gold, self.decomposer = Answers(), Answers()
         self.kept = 0
         self.dropped: Counter[Drop] = Counter()
+        self.never_asked: Counter[str] = Counter()
+        """Requests that were given up before they were made, by whom they ask."""
 
     def add(self, decision: Decision) -> None:
         """Count what became of one edit."""
@@ -77,4 +79,5 @@ class Statistics:
             "teachers": {name: count.document() for name, count in self.teachers.items()},
             "gold": self.gold.document(),
             "decomposer": self.decomposer.document(),
+            "never_asked": dict(sorted(self.never_asked.items())),
         }
