@@ -169,6 +169,25 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path, monkeypatch: pytest.
         assert inquiry.journal.read_text().splitlines() == lines
 
 
+def test_a_journal_survives_a_kill_at_resumption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends while it takes the torn line off leaves the journal as it was."""
+    data = tiny_world(tmp_path)
+    monkeypatch.setattr(asking, "_CHUNK", 2)
+    scripted(monkeypatch, answers(data))
+    inquiry = asking.Inquiry(tmp_path, data / TEST_PAIRS, 4, tmp_path / "journal.jsonl")
+    asking.ask([inquiry], CONFIG, 0)
+    torn = inquiry.journal.read_text()[:-9]
+    inquiry.journal.write_text(torn)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        asking.ask([inquiry], CONFIG, 0)
+    assert inquiry.journal.read_text() == torn
+
+
 def test_processes_answer_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two verifiers in two processes write the journals that one process writes, a random model's failures included."""
     data = tiny_world(tmp_path)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from edit_r1.data.store import JudgedPair, read_pairs
-from edit_r1.files import disk_errors
+from edit_r1.files import atomic_write, disk_errors
 from edit_r1.records import Failure, Principle, Provenance, Verdict
 from edit_r1.runs.progress import Tracker, silence_libraries, track
 from edit_r1.stages import EvaluateConfig
@@ -131,7 +131,7 @@ def _judge(
     pairs = [pair.preference for pair in islice(read_pairs(inquiry.pairs), inquiry.count)]
     with disk_errors(inquiry.journal):
         inquiry.journal.parent.mkdir(parents=True, exist_ok=True)
-        inquiry.journal.write_text("".join(f"{line}\n" for line in lines))
+        atomic_write(inquiry.journal, "".join(f"{line}\n" for line in lines))
         for start in range(len(lines), len(pairs), _CHUNK):
             chunk = pairs[start : start + _CHUNK]
             edits = [edit for preference in chunk for edit in (preference.first, preference.second)]
