@@ -55,6 +55,13 @@ def test_rows_by_hand() -> None:
     assert expected.gain_per_1000_tokens == pytest.approx(500)
 
 
+def test_nothing_written_gains_nothing_that_could_be_counted() -> None:
+    """Without tokens there is no gain per token: None, and no division by zero."""
+    silent = Answers(answer([None], [None]), answer([None], [None]))
+    found = row("model", [pair("red")], [silent], written_scores, 1, tokens=0.0)
+    assert (found.tie_half, found.tokens, found.gain_per_1000_tokens) == (0.5, 0, None)
+
+
 def test_the_command_measures_resumes_and_prints(tmp_path: Path) -> None:
     """A random verifier writes nothing readable: every row is a tie at a coin's 50%, and nothing is made up."""
     data, model, out = tiny_world(tmp_path), tiny_verifier(tmp_path), tmp_path / "calibration"

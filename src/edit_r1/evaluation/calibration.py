@@ -40,7 +40,7 @@ class Row:
         ci95: 95% interval of `tie_half`, bootstrap over sources.
         spread: mean over edits of the sample standard deviation of their traces' scores; None for one trace.
         tokens: written per edit, mean.
-        gain_per_1000_tokens: `tie_half` above a coin's 50%, in points, per thousand tokens written.
+        gain_per_1000_tokens: `tie_half` above a coin's 50%, in points, per thousand tokens written; None if nothing is.
     """
 
     score: str
@@ -51,7 +51,7 @@ class Row:
     tie_rate: float
     spread: float | None
     tokens: float
-    gain_per_1000_tokens: float
+    gain_per_1000_tokens: float | None
 
 
 def written_scores(answer: Answer) -> list[float | None]:
@@ -77,7 +77,7 @@ def row(
         tie_rate=tie_rate(scored),
         spread=sum(spreads) / len(spreads) if spreads else None,
         tokens=tokens * traces,
-        gain_per_1000_tokens=1000 * 100 * (right - 0.5) / (tokens * traces),
+        gain_per_1000_tokens=1000 * 100 * (right - 0.5) / (tokens * traces) if tokens else None,
     )
 
 
