@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -192,3 +194,37 @@ def test_refills_are_refused_where_compute_is_shared_out() -> None:
     """Refills draw more traces, as many as it takes: no arm beside GCPO could have as much compute."""
     with pytest.raises(UserError, match=r"gcpo\.refills must be 0"):
         load_recipe(ClaimsRecipe, "claims", ["gcpo.refills=1"])
+
+
+def test_compute_that_pays_for_no_step_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DPO's traces alone, 2 * 8 * 2, are a forward pass each; GCPO's one step of 2 * 1 * 2 traces is 4 * 4 = 16.
+
+    For 16 passes without its traces Bradley-Terry has 16 / (3 * 2 * pairs) steps, none of 100 pairs.
+    """
+    monkeypatch.setattr(assets, "VERIFIER", tiny_verifier(tmp_path))
+    monkeypatch.setattr(claims.trace_dpo, "run", lambda *_, **__: pytest.fail("no step is left"))
+    monkeypatch.setattr(claims.bradley_terry, "run", lambda *_, **__: pytest.fail("no step is left"))
+    small = recipe()
+    poor = {"gcpo": small.gcpo.model_copy(update={"steps": 1, "pairs_per_step": 1, "traces": 2})}
+    poor["bradley_terry"] = BradleyTerryConfig(steps=2, pairs_per_step=100)  # pyright: ignore[reportArgumentType]
+    harness = Harness(small.model_copy(update=poor), tmp_path / "claims")
+    start = claims.Trained(assets.VERIFIER, 0.0, 0.0)
+    for arm in ("dpo", "bt_head"):
+        with pytest.raises(UserError, match=f"does not pay for one step of the arm {arm}; raise gcpo.steps"):
+            harness._preferences(Job(arm, "m", 0, 0.1), tmp_path / arm, start)
+
+
+def test_several_processes_make_a_world_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four at the same time (here threads, with a lock each) one is at it, and the others wait."""
+    at_it: list[Path] = []
+
+    def make(_: object, *, out: Path, **__: object) -> None:
+        at_it.append(out)
+        time.sleep(0.05)
+        assert at_it.pop() == out
+        assert not at_it
+
+    monkeypatch.setattr(claims, "make_world", make)
+    with ThreadPoolExecutor(4) as pool:
+        worlds = set(pool.map(Harness(recipe(), tmp_path / "claims").world, [0] * 4))
+    assert worlds == {tmp_path / "claims" / "worlds" / "seed0"}

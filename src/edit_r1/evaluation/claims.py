@@ -19,6 +19,7 @@ directory and each result a file, so that a run of many hours stops and goes on 
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -156,7 +157,10 @@ class Harness:
                 config.model_copy(update={"label_noise": noise, **few}),
                 out.with_name(f"{out.name}_noise{noise}"),
             )
-        make_world(config, out=out, seed=seed, resume=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.with_name(f"{out.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes one makes the data, and the others wait for it
+            make_world(config, out=out, seed=seed, resume=True)
         return out
 
     def _base(self, size: Size) -> Path:
@@ -214,13 +218,15 @@ class Harness:
         if job.arm == "bt_head":
             bradley = self.recipe.bradley_terry
             of_step = FORWARD_AND_BACKWARD * prompt_cost * 2 * bradley.pairs_per_step
-            steps = min(bradley.steps, round(budget / of_step))  # more would only learn the pairs by heart (LOG.md)
+            steps = min(
+                bradley.steps, _paid(job.arm, budget / of_step)
+            )  # more would only learn the pairs by heart (LOG.md)
             bradley_terry.run(bradley.model_copy(update={"steps": steps}), **rest)
             tokens, budget = row_tokens(processor, asked) * 2 * bradley.pairs_per_step * steps, of_step * steps
         elif job.arm == "dpo":
             dpo = self.recipe.trace_dpo
             written = 2 * self.recipe.world.train_pairs * dpo.traces
-            steps = round((budget / cost - written) / ((1 + FORWARD_AND_BACKWARD) * 2 * dpo.batch_size))
+            steps = _paid(job.arm, (budget / cost - written) / ((1 + FORWARD_AND_BACKWARD) * 2 * dpo.batch_size))
             trace_dpo.run(dpo.model_copy(update={"steps": steps}), **rest)
             tokens = row_tokens(processor, lessons) * (written + 2 * dpo.batch_size * steps)
         else:
@@ -251,6 +257,13 @@ class Harness:
             metrics = verifier_metrics(scored_pairs(pairs, answers), traces, traces_per_edit=config.traces)
             found.append((split, metrics, trace_tokens(trained.model, [trace.verdict for trace in traces])))
         return found
+
+
+def _paid(arm: Arm, steps: float) -> int:
+    """Whole steps. `UserError` if there is none: to a trainer that would be no limit."""
+    if round(steps) < 1:
+        raise UserError(f"the compute of gcpo.steps does not pay for one step of the arm {arm}; raise gcpo.steps")
+    return round(steps)
 
 
 def _judged(model: Path, pairs: Sequence[JudgedPair]) -> list[ScoredPair]:
