@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -50,6 +50,7 @@ class EditorGrpoConfig(Config):
     docs/editor_grpo.md has the formulas, and which of them go together.
     """
 
+    operational: ClassVar[frozenset[str]] = frozenset({"patience", "checkpoint_every", "groups_every"})
     steps: int = Field(default=30, gt=0)
     prompts_per_step: int = Field(default=10, gt=0)
     group_size: int = Field(default=8, gt=1)
