@@ -38,6 +38,7 @@ def test_size_and_dtype_are_the_callers(folder: Path) -> None:
     """Weights are rounded to bfloat16; a token is 8 pixels, so that 36 do not divide."""
     half, full = load_editor(folder, height=32, width=16, dtype=torch.bfloat16), load_editor(folder)
     assert (half.height, half.width, full.height) == (32, 16, 64)
+    assert (full.guidance, load_editor(folder, guidance=1.5).guidance) == (2.5, 1.5)
     for name, weight in full.transformer.state_dict().items():
         assert torch.equal(half.transformer.state_dict()[name], weight.to(torch.bfloat16))
     assert {p.dtype for p in half.pipeline.text_encoder_2.parameters()} == {torch.bfloat16}

@@ -65,8 +65,7 @@ def pipeline_call(editor: QwenImageEditor, task: EditTask, latents: Tensor | Non
     return editor.pipeline(
         image=task.source,
         prompt=task.instruction,
-        negative_prompt=editor.negative_prompt if editor.guidance > 1 else None,
-        true_cfg_scale=editor.guidance,
+        **editor.guidance_arguments(editor.guidance),
         latents=latents,
         num_inference_steps=STEPS,
         height=HEIGHT,

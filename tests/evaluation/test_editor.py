@@ -34,6 +34,11 @@ class FakeEditor:
 
     def __init__(self, folder: Path) -> None:
         self.name = folder.name
+        self.device = "cpu"
+
+    def to(self, device: str) -> FakeEditor:
+        self.device = device
+        return self
 
 
 def fake_edit(editor: FakeEditor, tasks: Sequence[EditTask], steps: int, seed: int) -> Tensor:
@@ -104,6 +109,22 @@ def test_the_text_has_a_line_per_editor(tmp_path: Path, faked: None, monkeypatch
     text = evaluation.run(CONFIG, **places, model=Path("right"), seed=0, resume=False).splitlines()
     assert text[1].split()[:6] == ["base", "0.0%", "0.0%", "100.0%", "100.0%", "100.0%"]
     assert text[2].split() == ["grpo", "100.0%", "100.0%", "100.0%", "100.0%", "0.0%", "9.00", "100.0%", "to", "100.0%"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_editors_sample_on_the_gpu_where_there_is_one(
+    tmp_path: Path, faked: None, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    used: list[str] = []
+
+    def noted(editor: FakeEditor, tasks: Sequence[EditTask], steps: int, seed: int) -> Tensor:
+        used.append(editor.device)
+        return fake_edit(editor, tasks, steps, seed)
+
+    monkeypatch.setattr(evaluation, "edit", noted)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    measure(tmp_path / "e", {"base": Path("copy")})
+    assert used == ["cuda" if there else "cpu"]
 
 
 def test_a_finished_measurement_is_not_repeated(tmp_path: Path, faked: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,10 @@ class Settings(Config):
     objective: str = "nft"
     steps: int = 2
     probe_steps: int = 2
+    lora_rank: int = 16
+    height: int | None = None
+    width: int | None = None
+    guidance: float | None = None
 
 
 def command(*arguments: object) -> Result:
@@ -57,10 +63,10 @@ def rising(edits: Sequence[Edit]) -> list[Reward]:
     return [Reward(float(index % 10)) for index in range(len(edits))]
 
 
-def invented(folder: Path, *lines: dict[str, float], model: str = "None", done: bool = True) -> Run:
+def invented(folder: Path, *lines: dict[str, float], model: str = "None", done: bool = True, **settings: Any) -> Run:
     """A run directory with the given metrics; `model/` has the index of a pipeline and nothing else."""
     inputs = {"seed": 3, "data": "/home/alice/secret/world", "model": model, "verifier": "runs/gcpo/model"}
-    run = Run.open(folder, Settings(), inputs=inputs)
+    run = Run.open(folder, Settings(**settings), inputs=inputs)
     for line in lines:
         run.log(int(line["step"]), **{name: value for name, value in line.items() if name != "step"})
     facts = json.loads((folder / "environment.json").read_text())
@@ -116,7 +122,7 @@ def test_a_card_tells_the_making_and_no_persons_paths(tmp_path: Path) -> None:
     assert "| commit of edit-r1 | `abc123 with uncommitted changes` |" in card
     settings = re.search(r"```json\n(.*?)```", card, re.DOTALL)
     assert settings is not None
-    assert json.loads(settings[1]) == {"objective": "nft", "steps": 2, "probe_steps": 2}
+    assert json.loads(settings[1]) == Settings().model_dump()
     assert "DiffusionNFT with the score of a reasoning verifier" in card
 
 
@@ -137,10 +143,49 @@ def test_the_class_is_the_pipelines_own_and_the_shipped_base_has_a_name(tmp_path
     code = python_of(model_card(run, "merged"))
     assert 'QwenImageEditPipeline.from_pretrained("PATH/OF/THIS/FOLDER")' in code
     assert "guidance_scale" not in code
+    assert "height" not in code
     assert "from edit_r1.assets import EDITOR" in python_of(model_card(run, "lora"))
     other = python_of(model_card(run, "lora", "owner/name"))
     assert "from_pretrained('owner/name')" in other
     assert "edit_r1" not in other
+
+
+@pytest.mark.parametrize(("given", "told"), [(None, 4.0), (2.5, 2.5)])
+def test_a_qwen_pipeline_is_guided_as_in_training(tmp_path: Path, given: float | None, told: float) -> None:
+    """Without a negative prompt the pipelines leave guidance out; the adapter's own is 4 against a space."""
+    code = python_of(model_card(invented(tmp_path / "run", guidance=given, height=512, width=768), "merged"))
+    (call,) = re.findall(r"pipeline\((.*)\)\.images", code, re.DOTALL)
+    parsed: Any = ast.parse(f"f({call})", mode="eval").body
+    arguments = {argument.arg: argument.value for argument in parsed.keywords}
+    named = ("negative_prompt", "true_cfg_scale", "height", "width", "num_inference_steps")
+    assert [ast.literal_eval(arguments[name]) for name in named] == [" ", told, 512, 768, 2]
+    assert set(arguments) == {"image", "prompt", *named}
+
+
+def test_a_card_edits_at_the_size_of_the_training(trained: Path, tmp_path: Path) -> None:
+    """A run at 32 x 48 of an editor that was made for 64 x 64, and a source of a third size."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "height": 32, "width": 48}))
+    Image.effect_noise((200, 72), 80).convert("RGB").save(tmp_path / "before.png")
+    code = python_of(model_card(Run(run), "merged")).replace("PATH/OF/THIS/FOLDER", str(run / "model"))
+    names: dict[str, Any] = {}
+    seen: list[tuple[int, int]] = []
+    exec(compile(code.split("edited =")[0], "card", "exec"), names)  # what a reader does with it
+    encode = names["pipeline"].vae.encode
+
+    def watched(images: torch.Tensor, *more: Any, **options: Any) -> Any:
+        seen.append((images.shape[2], images.shape[3]))
+        return encode(images, *more, **options)
+
+    names["pipeline"].vae.encode = watched
+    call = "edited =" + code.split("edited =")[1]
+    for name in ("before.png", "after.png"):
+        call = call.replace(name, str(tmp_path / name))
+    exec(compile(call, "card", "exec"), names)
+    assert seen == [(32, 48)]  # the source, as large as in training
+    with Image.open(tmp_path / "after.png") as edited:
+        assert edited.size == (48, 32)
 
 
 @pytest.mark.parametrize("kind", ["lora", "merged"])
@@ -203,6 +248,10 @@ def test_what_cannot_be_exported_is_one_clear_line(trained: Path, tmp_path: Path
     assert "is not finished; go on with it by `edit-r1 editor grpo --resume`" in refusal("--run", half, "--out", out)
     other = invented(tmp_path / "other").path
     assert "has no lora/pytorch_lora_weights.safetensors" in refusal("--run", other, "--out", out)
+    whole = invented(tmp_path / "whole", lora_rank=0).path
+    assert (
+        refusal("--run", whole, "--out", out) == f"--run {whole} trained all weights and has no LoRA; use --kind merged"
+    )
     assert "no id on Hugging Face" in refusal("--run", trained, "--out", out, "--base-model", "x: y")
     assert not out.exists()
     out.mkdir()

@@ -7,7 +7,7 @@ apart.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,11 +38,12 @@ class KontextEditor(PipelineEditor):
         height: of the edited images in pixels, a multiple of 8 (16 for FLUX.1); sources are resized to it. By default
             the size that the VAE was made for (64 for the tiny editor, 1024 for FLUX.1).
         width: likewise.
-        guidance: what the guidance-distilled transformer is told (2.5 is the usual value for Kontext).
+        guidance: what the guidance-distilled transformer is told; by default 2.5, the usual value for Kontext.
         name: how records and reports call this editor.
     """
 
     lora_targets: tuple[str, ...] = LORA_TARGETS
+    usual_guidance: ClassVar[float] = 2.5
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class KontextEditor(PipelineEditor):
         *,
         height: int | None = None,
         width: int | None = None,
-        guidance: float = 2.5,
+        guidance: float | None = None,
         name: str = "kontext",
     ) -> None:
         native = int(pipeline.vae.config.sample_size)
@@ -63,6 +64,11 @@ class KontextEditor(PipelineEditor):
             name=name,
         )
         self.pipeline.vae.to(memory_format=torch.channels_last)  # a third faster on a CPU
+
+    @classmethod
+    def guidance_arguments(cls, guidance: float | None = None) -> dict[str, Any]:
+        """See `PipelineEditor`."""
+        return {"guidance_scale": cls.usual_guidance if guidance is None else guidance}
 
     @property
     def text_tokens(self) -> int:

@@ -23,7 +23,12 @@ _KINDS = " or ".join(", ".join(ADAPTERS).rsplit(", ", 1))
 
 
 def load_editor(
-    path: str | Path, *, height: int | None = None, width: int | None = None, dtype: torch.dtype | None = None
+    path: str | Path,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    guidance: float | None = None,
+    dtype: torch.dtype | None = None,
 ) -> PipelineEditor:
     """Load an editor from a folder of a saved pipeline (safetensors only), tiny or real.
 
@@ -31,6 +36,7 @@ def load_editor(
         path: the folder; its name becomes the editor's.
         height: of the edited images in pixels; by default the size that the model was made for.
         width: likewise.
+        guidance: how strongly it follows the instruction; by default the adapter's own.
         dtype: of the weights, float32 by default; a large model needs twice the memory of bfloat16 in it.
 
     Raises:
@@ -50,7 +56,7 @@ def load_editor(
         mend = "install the torchvision that goes with your torch" if torchvision else "copy the folder anew"
         raise UserError(f"{folder} cannot be loaded as an editor: {line}; {mend}") from error
     try:
-        return adapter(pipeline, height=height, width=width, name=folder.name)
+        return adapter(pipeline, height=height, width=width, guidance=guidance, name=folder.name)
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -11,7 +11,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from diffusers.utils import logging as diffusers_logging
@@ -46,7 +46,7 @@ class PipelineEditor(ABC):
         frozen: the parts that are never trained (all but the transformer).
         height: of the edited images in pixels, a multiple of `2 * vae_scale_factor`; sources are resized to it.
         width: likewise.
-        guidance: how strongly the editor follows the instruction; the adapter says how.
+        guidance: how strongly the editor follows the instruction; the adapter says how. By default `usual_guidance`.
         name: how records and reports call this editor.
 
     Raises:
@@ -54,13 +54,14 @@ class PipelineEditor(ABC):
     """
 
     lora_targets: tuple[str, ...]
+    usual_guidance: ClassVar[float]
 
     def __init__(
-        self, pipeline: Any, frozen: Sequence[nn.Module], *, height: int, width: int, guidance: float, name: str
+        self, pipeline: Any, frozen: Sequence[nn.Module], *, height: int, width: int, guidance: float | None, name: str
     ) -> None:
         self.pipeline: Any = pipeline
         self.name = name
-        self.guidance = guidance
+        self.guidance = self.usual_guidance if guidance is None else guidance
         self.height, self.width = height, width
         unit = 2 * self.pipeline.vae_scale_factor
         if self.height % unit or self.width % unit:
@@ -70,6 +71,11 @@ class PipelineEditor(ABC):
             part.requires_grad_(False).eval()
         self.pipeline.transformer.eval()
         self.pipeline.set_progress_bar_config(disable=True)
+
+    @classmethod
+    @abstractmethod
+    def guidance_arguments(cls, guidance: float | None = None) -> dict[str, Any]:
+        """What the pipeline's own call is given to be guided as the adapter is."""
 
     @property
     def transformer(self) -> nn.Module:

@@ -8,7 +8,7 @@ the instruction. The pipelines differ in how large that image is, and in the wor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import QwenImageEditPlusPipeline  # pyright: ignore[reportPrivateImportUsage]
@@ -36,6 +36,9 @@ LORA_TARGETS: tuple[str, ...] = (
 """Attention and feed-forward layers of image and text. What the last block makes of the text is thrown away by the
 model: its `to_add_out` and `txt_mlp` never get a gradient."""
 
+NEGATIVE_PROMPT = " "
+"""What the model's makers guide away from."""
+
 
 class QwenImageEditor(PipelineEditor):
     """Adapter over a pipeline of either kind.
@@ -47,9 +50,9 @@ class QwenImageEditor(PipelineEditor):
             pipelines resize a source to an area of about 1024 x 1024 whatever is made of it; here a batch has one
             size.
         width: likewise.
-        guidance: scale of classifier-free guidance against `negative_prompt` (the pipelines' `true_cfg_scale`); 1 or
-            less turns it off and halves the work.
-        negative_prompt: what is guided away from; None turns guidance off. The default, a space, is the model's own.
+        guidance: scale of classifier-free guidance against `negative_prompt` (the pipelines' `true_cfg_scale`), by
+            default 4; 1 or less turns it off and halves the work.
+        negative_prompt: what is guided away from; None turns guidance off.
         condition_area: pixels of the image that the text encoder sees, which keeps the source's shape. By default the
             pipeline's own: 1024 x 1024 in the first version, 384 x 384 in the later ones.
         name: how records and reports call this editor.
@@ -60,6 +63,7 @@ class QwenImageEditor(PipelineEditor):
     """
 
     lora_targets: tuple[str, ...] = LORA_TARGETS
+    usual_guidance: ClassVar[float] = 4.0
 
     def __init__(
         self,
@@ -67,8 +71,8 @@ class QwenImageEditor(PipelineEditor):
         *,
         height: int | None = None,
         width: int | None = None,
-        guidance: float = 4.0,
-        negative_prompt: str | None = " ",
+        guidance: float | None = None,
+        negative_prompt: str | None = NEGATIVE_PROMPT,
         condition_area: int | None = None,
         name: str = "qwen-image-edit",
     ) -> None:
@@ -87,6 +91,12 @@ class QwenImageEditor(PipelineEditor):
         later = isinstance(pipeline, QwenImageEditPlusPipeline)
         self.condition_area = condition_area or (CONDITION_IMAGE_SIZE if later else VAE_IMAGE_SIZE)
         pipeline.text_encoder.register_forward_pre_hook(_mark_image_tokens, with_kwargs=True)
+
+    @classmethod
+    def guidance_arguments(cls, guidance: float | None = None) -> dict[str, Any]:
+        """See `PipelineEditor`; the pipelines guide only where they are given a negative prompt."""
+        scale = cls.usual_guidance if guidance is None else guidance
+        return {"negative_prompt": NEGATIVE_PROMPT, "true_cfg_scale": scale}
 
     @torch.no_grad()
     def encode(self, tasks: Sequence[EditTask]) -> Conditioning:

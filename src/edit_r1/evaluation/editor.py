@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL.Image import Image
 
 from edit_r1 import assets
@@ -62,7 +63,7 @@ def sample_and_judge(
     bar: Tracker,
 ) -> list[Sample]:
     """One edit per task by the editor in `folder`. Noise and traces depend on the seed and a task's position alone."""
-    editor = load_editor(folder)
+    editor = load_editor(folder).to("cuda" if torch.cuda.is_available() else "cpu")
     samples: list[Sample] = []
     for start in range(0, len(tasks), _CHUNK):
         part = records[start : start + _CHUNK]

@@ -57,6 +57,8 @@ def _finished(run: Path, kind: Kind) -> Path:
         raise UserError(f"--run {run} is no run directory; give the --out of `edit-r1 editor grpo`")
     if Run(run).done is None:
         raise UserError(f"--run {run} is not finished; go on with it by `edit-r1 editor grpo --resume`")
+    if kind == "lora" and Run(run).config.get("lora_rank") == 0:
+        raise UserError(f"--run {run} trained all weights and has no LoRA; use --kind merged")
     name, needed = _PARTS[kind]
     if not (run / name / needed).is_file():
         raise UserError(f"--run {run} has no {name}/{needed}; give the --out of `edit-r1 editor grpo`")

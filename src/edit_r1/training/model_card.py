@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from edit_r1 import assets
+from edit_r1.editors.loading import ADAPTERS
 from edit_r1.errors import UserError
 from edit_r1.files import atomic_write
 from edit_r1.runs.run import Run
@@ -21,6 +22,7 @@ _PROBE = "probe_"
 _PAPER = "https://arxiv.org/abs/2604.27505"
 _OBJECTIVES = {"clip": "Flow-GRPO", "guard": "GRPO-Guard", "nft": "DiffusionNFT"}
 _DEFAULT_STEPS = 28  # FLUX.1-Kontext's own, where a run tells nothing
+_DEFAULT_SIDE = 1024  # what FLUX.1-Kontext and Qwen-Image-Edit were made for
 
 
 def write_model_card(folder: Path, run: Run, kind: Kind, base_model: str | None = None) -> None:
@@ -93,11 +95,10 @@ def _header(kind: Kind, base_model: str | None) -> str:
 
 
 def _usage(run: Run, kind: Kind, base_model: str | None, config: Mapping[str, Any]) -> str:
-    """Python that loads the weights and edits one picture at the size of the training."""
+    """Python that loads the weights and edits one picture with the size and the guidance of the training."""
     name = pipeline_class(run)
     shipped = kind == "lora" and base_model is None and _base_folder(run) == assets.EDITOR
     base = "EDITOR" if shipped else repr(base_model or "PATH/OF/THE/BASE/EDITOR")
-    guidance = "    guidance_scale=2.5,\n" if name == "FluxKontextPipeline" else ""
     load = f'pipeline = {name}.from_pretrained("PATH/OF/THIS/FOLDER")'
     if kind == "lora":
         load = f'pipeline = {name}.from_pretrained({base})\npipeline.load_lora_weights("PATH/OF/THIS/FOLDER")'
@@ -106,22 +107,30 @@ def _usage(run: Run, kind: Kind, base_model: str | None, config: Mapping[str, An
         f"from diffusers import {name}\nfrom diffusers.utils import load_image\n"
         + ("from edit_r1.assets import EDITOR  # the tiny base that comes with edit-r1\n" if shipped else "")
         + f"\n{load}\n"
-        "edited = pipeline(\n"
-        '    image=load_image("before.png"),\n    prompt="make the red circle blue",\n'
-        f"{guidance}    num_inference_steps={config.get('probe_steps', _DEFAULT_STEPS)},\n{_size(run)}"
-        ').images[0]\nedited.save("after.png")\n```'
+        'edited = pipeline(\n    prompt="make the red circle blue",\n'
+        + "".join(f"    {key}={value},\n" for key, value in _arguments(run, name, config).items())
+        + ').images[0]\nedited.save("after.png")\n```'
     )
 
 
-def _size(run: Run) -> str:
-    """Arguments of the call that a FLUX.1-Kontext of another size than its own 1024 pixels needs."""
-    config = run.path / "model" / "vae" / "config.json"
-    if pipeline_class(run) != "FluxKontextPipeline" or not config.is_file():
-        return ""
-    side = int(json.loads(config.read_text(encoding="utf-8")).get("sample_size", 1024))
-    if side >= 1024:
-        return ""
-    return f"    height={side},\n    width={side},\n    max_area={side * side},\n    _auto_resize=False,\n"
+def _arguments(run: Run, pipeline: str, config: Mapping[str, Any]) -> dict[str, str]:
+    """Arguments of the pipeline's own call, as Python, with which it edits as the training did."""
+    vae = run.path / "model" / "vae" / "config.json"
+    native = json.loads(vae.read_text(encoding="utf-8")).get("sample_size") if vae.is_file() else None
+    height, width = (config.get(side) or native or _DEFAULT_SIDE for side in ("height", "width"))
+    guidance = ADAPTERS[pipeline].guidance_arguments(config.get("guidance"))
+    arguments = {
+        "image": 'load_image("before.png")',
+        **{name: repr(value) for name, value in guidance.items()},
+        "num_inference_steps": str(config.get("probe_steps", _DEFAULT_STEPS)),
+    }
+    if (height, width) == (_DEFAULT_SIDE, _DEFAULT_SIDE):
+        return arguments
+    arguments |= {"height": str(height), "width": str(width)}
+    if pipeline == "FluxKontextPipeline":  # it takes an area, and the source as it is
+        arguments["image"] = f'pipeline.image_processor.resize(load_image("before.png"), {height}, {width})'
+        arguments |= {"max_area": str(height * width), "_auto_resize": "False"}
+    return arguments
 
 
 def _warnings(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
