@@ -22,16 +22,16 @@ def start(editor: KontextEditor, count: int, seed: int = 1) -> Tensor:
 
 
 def pipeline_call(editor: KontextEditor, task: EditTask, latents: Tensor | None, **kwargs: Any) -> Tensor:
-    """The stock `__call__` at the tiny editor's size: one image [1, 3, 64, 64] in [0, 1]."""
+    """The stock `__call__` at the editor's size: one image [1, 3, H, W] in [0, 1]; the source has that size."""
     return editor.pipeline(
         image=task.source,
         prompt=task.instruction,
         latents=latents,
         num_inference_steps=STEPS,
         **editor.guidance_arguments(editor.guidance),
-        height=64,
-        width=64,
-        max_area=64 * 64,
+        height=editor.height,
+        width=editor.width,
+        max_area=editor.height * editor.width,
         _auto_resize=False,
         max_sequence_length=editor.text_tokens,
         output_type="pt",
@@ -54,6 +54,20 @@ def test_ode_sampling_equals_the_pipelines_own_call(
         theirs = torch.cat([pipeline_call(editor, task, noise[i : i + 1]) for i, task in enumerate(tasks)])
     finally:
         editor.pipeline.scheduler = original
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 96), (80, 48)])
+def test_pictures_that_are_not_square_are_the_pipelines_too(
+    editor: KontextEditor, tasks: list[EditTask], height: int, width: int
+) -> None:
+    """Rows and columns, of latents and of position numbers, are not taken for each other."""
+    other = KontextEditor(editor.pipeline, height=height, width=width)
+    shaped = [replace(task, source=task.source.resize((width, height))) for task in tasks]
+    noise = start(other, 3)
+    ours = other.decode(rollout(other, other.encode(shaped), noise, STEPS).latents[-1])
+    theirs = torch.cat([pipeline_call(other, task, noise[i : i + 1]) for i, task in enumerate(shaped)])
+    assert theirs.shape == (3, 3, height, width)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
