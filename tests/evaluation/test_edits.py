@@ -223,6 +223,17 @@ def test_editors_without_a_common_task_are_told_apart_from_nothing(bench: Bench)
     assert "base and mine have no scored task in common" in result.stdout
 
 
+def test_an_editors_samples_have_the_shape_of_their_sources(tmp_path: Path) -> None:
+    """64 x 64 pixels at a ratio of 1 to 2: 45.3 x 90.5, in tokens of 8 pixels."""
+    Image.effect_noise((50, 100), 80).convert("RGB").save(tmp_path / "high.png")
+    (tmp_path / "tasks.jsonl").write_text(json.dumps({"source": "high.png", "instruction": "remove the red square"}))
+    given = ("--tasks", str(tmp_path / "tasks.jsonl"), "--out", str(tmp_path / "out"), "--set", "steps=1")
+    result = CliRunner().invoke(app, ["editor", "sample", *given])
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "out/images/00000_0.png") as edited:
+        assert edited.size == (48, 88)
+
+
 def test_an_editors_samples_are_such_edits(tmp_path: Path) -> None:
     """The shipped editor does two world tasks twice; a run that lost a picture makes that one again, the same."""
     tasks = [sample_task(generator(seed, "test"), "test") for seed in (0, 1)]

@@ -10,15 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL.Image import Image
 
-from edit_r1 import assets
 from edit_r1.data.manifest import TaskLine, open_task, read_lines
 from edit_r1.data.store import Records
-from edit_r1.editors.base import edit, to_pil
-from edit_r1.editors.loading import load_editor
-from edit_r1.editors.pipeline import PipelineEditor
+from edit_r1.editors.single import edit_one, sampling_editor
 from edit_r1.files import atomic_path, atomic_write, disk_errors
 from edit_r1.images import image_hash
 from edit_r1.records import EditTask
@@ -32,7 +28,8 @@ def run(
 ) -> int:
     """Make `config.per_task` edits of every task, and write `out/images` and then `out/edits.jsonl`.
 
-    Edit k of a task has the seed `seed + k`, as in `edit-r1 edit`, which makes it again alone.
+    An edit has the shape of its source. Edit k of a task has the seed `seed + k`, as in `edit-r1 edit`, which makes it
+    again alone.
 
     Args:
         config: how many edits, and how they are sampled.
@@ -59,12 +56,7 @@ def run(
     folder = Run.open(out, config, resume, inputs=inputs)
     if folder.done is not None:
         return folder.done["edits"]
-    model = load_editor(
-        editor or assets.EDITOR,
-        height=config.height,
-        width=config.width,
-        dtype=torch.bfloat16 if config.bf16 else None,
-    ).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = sampling_editor(editor, config)
     images = out / "images"
     with disk_errors(images):
         images.mkdir(exist_ok=True)
@@ -77,7 +69,7 @@ def run(
             for number in range(seed, seed + config.per_task):
                 after = images / f"{index:05d}_{number}.png"
                 if not after.exists():
-                    _save(_edit(model, task, config, number), after)
+                    _save(edit_one(model, task, config, number), after)
                 said = lines[index][1].model_dump(mode="json", exclude_none=True)
                 shown = {"source": f"images/{before.name}", "edited": f"images/{after.name}", "editor": name}
                 rows.append(said | shown)
@@ -100,9 +92,3 @@ def _pictures(tasks: Records[EditTask]) -> list[str]:
 def _save(image: Image, path: Path) -> None:
     with atomic_path(path) as temporary:
         image.save(temporary, "PNG")
-
-
-def _edit(model: PipelineEditor, task: EditTask, config: SampleConfig, seed: int) -> Image:
-    """One edit alone: the same row of another batch may be rounded differently."""
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16):
-        return to_pil(edit(model, [task], config.steps, seed))[0]

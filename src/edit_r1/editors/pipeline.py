@@ -7,6 +7,7 @@ tests compare the two on the same noise.
 
 from __future__ import annotations
 
+import copy
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -62,11 +63,8 @@ class PipelineEditor(ABC):
         self.pipeline: Any = pipeline
         self.name = name
         self.guidance = self.usual_guidance if guidance is None else guidance
-        self.height, self.width = height, width
-        unit = 2 * self.pipeline.vae_scale_factor
-        if self.height % unit or self.width % unit:
-            raise ValueError(f"height and width must be multiples of {unit}, got {self.height}x{self.width}")
-        self.rows, self.columns = self.height // unit, self.width // unit
+        self.area = height * width
+        self._take_size(height, width)
         for part in frozen:
             part.requires_grad_(False).eval()
         self.pipeline.transformer.eval()
@@ -91,6 +89,16 @@ class PipelineEditor(ABC):
         """Move every part; returns itself."""
         self.pipeline.to(device, dtype)
         return self
+
+    def fitted(self, width: int, height: int) -> Self:
+        """This editor in the shape of a picture, and with its own area, both as near as whole tokens come.
+
+        It shares every part with the first one, which stays as it is.
+        """
+        unit, ratio = self._unit, width / height
+        fitted = copy.copy(self)
+        fitted._take_size(*(max(1, round((self.area * by) ** 0.5 / unit)) * unit for by in (1 / ratio, ratio)))
+        return fitted
 
     @abstractmethod
     def encode(self, tasks: Sequence[EditTask]) -> Conditioning:
@@ -160,6 +168,18 @@ class PipelineEditor(ABC):
                 half.replace(folder)
             finally:
                 shutil.rmtree(half, ignore_errors=True)
+
+    @property
+    def _unit(self) -> int:
+        """Side of a token in pixels."""
+        return 2 * self.pipeline.vae_scale_factor
+
+    def _take_size(self, height: int, width: int) -> None:
+        unit = self._unit
+        if height % unit or width % unit:
+            raise ValueError(f"height and width must be multiples of {unit}, got {height}x{width}")
+        self.height, self.width = height, width
+        self.rows, self.columns = height // unit, width // unit
 
     def _timestep(self, sigma: Tensor, latents: Tensor, dtype: torch.dtype) -> Tensor:
         """Noise levels [B] in the transformer's dtype, rounded as the pipelines round them."""

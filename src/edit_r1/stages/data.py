@@ -128,14 +128,21 @@ class TasksConfig(Config):
     """So many requests in a row without an answer, retries included in each, and the decomposer is left alone."""
 
 
-class SampleConfig(Config):
-    """`[sample]`: edits of one's own tasks by an editor."""
+class SamplingConfig(Config):
+    """How an editor makes an edit."""
 
-    per_task: int = Field(default=1, gt=0)
     steps: int = Field(default=28, gt=0)
     """Sampling steps; the tiny editor wants 5."""
     height: int | None = Field(default=None, gt=0)
-    """Of the edits in pixels, as in `[editor_grpo]`; by default the editor's own."""
+    """In pixels, as in `[editor_grpo]`; by default the editor's own. An edit has this area, in its source's shape."""
     width: int | None = Field(default=None, gt=0)
+    guidance: float | None = Field(default=None, ge=0)
+    """How strongly the editor follows the instruction (docs/editors.md); by default as its adapter says."""
     bf16: bool = False
     """Hold and compute the editor in bfloat16."""
+
+
+class SampleConfig(SamplingConfig):
+    """`[sample]`: edits of one's own tasks by an editor."""
+
+    per_task: int = Field(default=1, gt=0)
