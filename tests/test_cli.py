@@ -21,6 +21,7 @@ from edit_r1.cli.main import app
 from edit_r1.config import Config
 from edit_r1.errors import UserError
 from edit_r1.records import Check, EditTask, Failure, Principle, Provenance, Verdict
+from edit_r1.stages import EditConfig
 
 COMMANDS: tuple[tuple[str, ...], ...] = (
     (),
@@ -379,9 +380,13 @@ def test_score_for_people(calls: Calls, pictures: tuple[Path, Path]) -> None:
         "1 of 4 traces could not be read (no_score)",
         "score 6.0 of 10 (mean of 3, spread 2.8)",
     ]
-    ((before, after, instruction), options) = calls.made[0]
+    ((before, after, instruction, config), options) = calls.made[0]
     assert (before.getpixel((0, 0)), after.getpixel((0, 0))) == ((255, 0, 0), (255, 255, 255))
     assert (instruction, options) == ("make it blue", {"model": None, "traces": 4, "seed": 3})
+    assert config == EditConfig()
+    assert run("score", *pictures, "make it blue", "--preset", "qwen_vl/edit", "--set", "max_tokens=9").exit_code == 0
+    ((*_, config), _) = calls.made[1]
+    assert (config.template, config.max_tokens) == ("verify", 9)
 
 
 def test_score_for_programs(calls: Calls, pictures: tuple[Path, Path]) -> None:
@@ -421,4 +426,5 @@ def test_score_refuses_bad_input(calls: Calls, pictures: tuple[Path, Path], tmp_
     assert line.startswith(f"--model {tmp_path}/none does not exist; train one with")
     assert one_line(run("score", *pictures, "x", "--model", pictures[0])).startswith(f"--model {pictures[0]} is a file")
     assert run("score", *pictures, "x", "--traces", 0).exit_code == 2
+    assert "unknown key 'token'" in one_line(run("score", *pictures, "x", "--set", "token=1"))
     assert calls.made == []

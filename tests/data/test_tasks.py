@@ -17,7 +17,7 @@ from edit_r1.config import load_recipe
 from edit_r1.data.store import read_tasks
 from edit_r1.errors import UserError
 from edit_r1.records import EditTask
-from edit_r1.stages import EditsConfig, SampleConfig, TasksConfig
+from edit_r1.stages import EditConfig, EditsConfig, SampleConfig, TasksConfig
 from edit_r1.training.editor_tasks import open_tasks
 
 NAMED = answer(json.dumps(QUESTIONS))
@@ -150,5 +150,8 @@ def test_the_shipped_recipes() -> None:
     assert load_recipe(TasksConfig, "qwen_vl/tasks", section="tasks").decomposer is None
     assert load_recipe(EditsConfig, "qwen_vl/edits", section="edits").template == "verify"
     assert load_recipe(SampleConfig, "default", section="sample").steps == 5
+    for preset in ("default", "smoke", "full"):
+        assert load_recipe(EditConfig, preset, section="edit") == EditConfig()
+    assert load_recipe(EditConfig, "qwen_vl/edit", section="edit").template == "verify"
     for name in ("flux_kontext", "qwen_image_edit"):
         assert load_recipe(SampleConfig, f"{name}/gpus_1", section="sample").height == 512

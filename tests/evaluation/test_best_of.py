@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.data.trace_bench import QUESTIONS, question, trace
 from tests.training.tiny_run import tiny_verifier
+from tests.verifier.chat_server import Reply, answer, serving
 from typer.testing import CliRunner, Result
 
 from edit_r1.cli.edit import _written
@@ -19,14 +21,15 @@ from edit_r1.cli.main import app
 from edit_r1.editors.loading import load_editor
 from edit_r1.editors.tiny import TinyEditorSize, build_tiny_kontext
 from edit_r1.errors import UserError
-from edit_r1.evaluation import best_of, best_of_curve
+from edit_r1.evaluation import best_of_curve, score
 from edit_r1.evaluation.best_of import make_candidates
 from edit_r1.evaluation.best_of_curve import Judged, curve, read_journal, sizes, verifier_names
 from edit_r1.evaluation.best_of_result import as_text
 from edit_r1.images import open_image
 from edit_r1.records import Failure, Provenance, Verdict
+from edit_r1.stages import EditConfig
 from edit_r1.verifier.engines.scripted import ScriptedEngine
-from edit_r1.verifier.prompting import Prompt
+from edit_r1.verifier.prompting import Prompt, load_template
 from edit_r1.verifier.verifier import Judgement, Verifier
 from edit_r1.world.render import from_image
 from edit_r1.world.tasks import WorldTask, generator, sample_task
@@ -35,6 +38,7 @@ from edit_r1.world.words import vocabulary
 SIZE = TinyEditorSize(
     width=32, head_dim=16, double_blocks=1, single_blocks=1, text_width=16, t5_layers=1, vae_channels=(8, 8, 8)
 )
+TWO_STEPS = EditConfig(steps=2)
 
 
 # --- the curve ---
@@ -123,7 +127,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedEngine]:
         engines.append(ScriptedEngine(script))
         return Verifier(engines[-1])
 
-    monkeypatch.setattr(best_of, "load_verifier", load)
+    monkeypatch.setattr(score, "load_verifier", load)
     monkeypatch.setattr(best_of_curve, "load_verifier", load)
     return engines
 
@@ -133,15 +137,15 @@ def command(*arguments: object) -> Result:
 
 
 def edit(models: Path, picture: Path, task: WorldTask, *more: object) -> Result:
-    given = ("--editor", models / "editor", "--steps", 2)
+    given = ("--editor", models / "editor", "--set", "steps=2")
     return command("edit", picture, task.instruction, *given, *more)
 
 
 def test_a_candidate_is_the_same_whatever_n_is(models: Path, task: WorldTask) -> None:
     """Bitwise: of four candidates of seed 5 the k-th is the only one of seed 5 + k; and no two are alike."""
     editor = load_editor(models / "editor")
-    four = make_candidates(editor, task.record(), 4, 2, seed=5)
-    alone = [make_candidates(editor, task.record(), 1, 2, seed=5 + k)[0] for k in range(4)]
+    four = make_candidates(editor, task.record(), TWO_STEPS, 4, seed=5)
+    alone = [make_candidates(editor, task.record(), TWO_STEPS, 1, seed=5 + k)[0] for k in range(4)]
     pixels = [candidate.image.tobytes() for candidate in four]
     assert pixels == [candidate.image.tobytes() for candidate in alone]
     assert [candidate.seed for candidate in four] == [5, 6, 7, 8]
@@ -196,11 +200,12 @@ def test_one_edit_needs_no_verifier_and_no_grammar(
 ) -> None:
     out = tmp_path / "edited.png"
     words = "anything at all"
-    result = command("edit", picture, words, "--editor", models / "editor", "--best-of", 1, "--steps", 2, "--out", out)
+    given = ("--editor", models / "editor", "--set", "steps=2", "--best-of", 1, "--out", out)
+    result = command("edit", picture, words, *given)
     assert (result.exit_code, result.stdout) == (0, f"{out}: the edit of seed 0\n"), result.output
     editor = load_editor(models / "editor")
     record = replace(task.record(), instruction=words, principles=())
-    assert open_image(out).tobytes() == make_candidates(editor, record, 1, 2, seed=0)[0].image.tobytes()
+    assert open_image(out).tobytes() == make_candidates(editor, record, TWO_STEPS, 1, seed=0)[0].image.tobytes()
 
 
 def test_without_a_readable_edit_nothing_is_overwritten(
@@ -242,6 +247,84 @@ def test_edit_refuses_bad_input(
     assert "outside the grammar" in refusal(command("edit", picture, "sing", "--verifier", models / "verifier"))
     wrong = ("--best-of", 1, "--editor", models / "verifier")
     assert "is no editor" in refusal(command("edit", picture, words, *wrong))
+
+
+def photograph(folder: Path) -> Path:
+    Image.effect_noise((100, 50), 80).convert("RGB").save(folder / "photo.jpg")
+    return folder / "photo.jpg"
+
+
+def servers(url: str, *names: str) -> list[str]:
+    """Settings that put the verifier or the decomposer behind a server, without a second try."""
+    keys = {"base_url": url, "retries": 0}
+    models = [f"{name}.model={name}" for name in names]
+    settings = [f"{name}.{key}={value}" for name in names for key, value in keys.items()]
+    return [part for setting in (*models, *settings) for part in ("--set", setting)]
+
+
+def test_a_picture_of_ones_own_is_edited_and_judged_behind_servers(models: Path, tmp_path: Path) -> None:
+    """A photograph of 100 x 50, words outside the grammar: a chat model names the principles, once. Scores 2, 9, 5."""
+    scores = {0: 2.0, 1: 9.0, 2: 5.0}
+
+    def reply(request: dict[str, Any], number: int) -> Reply:
+        return answer(json.dumps(QUESTIONS) if request["model"] == "decomposer" else trace("yyy", scores[number - 1]))
+
+    out, kept = tmp_path / "edited.png", tmp_path / "all"
+    given = ("--preset", "qwen_vl/edit", "--editor", models / "editor", "--best-of", 3, "--out", out, "--all", kept)
+    changed = ("--set", "steps=2", "--set", "traces=1", "--set", "bf16=false", "--set", "endpoint.concurrency=1")
+    with serving(reply) as server:
+        both = servers(server.url, "endpoint", "decomposer")
+        result = command("edit", photograph(tmp_path), "paint the cup blue", *given, *changed, *both)
+    assert result.exit_code == 0, result.output
+    assert [request["model"] for request in server.requests] == ["decomposer", *["endpoint"] * 3]
+    for request in server.requests[1:]:
+        assert (request["max_tokens"], request["temperature"]) == (1024, 0.0)
+        assert "logprobs" not in request  # in prose the choice of words makes any trace improbable
+        assert "Is the cup blue?" in question(request)
+        assert question(request).startswith(load_template("verify")[:40])
+    assert result.stdout.splitlines()[:4] == [
+        "seed 0: 2.0",
+        "seed 1: 9.0 <",
+        "seed 2: 5.0",
+        "[1] follow   Is the cup blue?",
+    ]
+    assert open_image(out).tobytes() == open_image(kept / "seed1.png").tobytes()
+    assert open_image(out).size == (88, 48)  # 64 x 64 pixels at a ratio of 2, in tokens of 8
+    document = json.loads((kept / "candidates.json").read_text())
+    assert (document["template"], document["traces"], document["steps"]) == ("verify", 1, 2)
+
+
+def test_one_edit_of_ones_own_is_scored_behind_servers(tmp_path: Path) -> None:
+    def reply(request: dict[str, Any], number: int) -> Reply:
+        return answer(json.dumps(QUESTIONS) if request["model"] == "decomposer" else trace("yyn", 6.5))
+
+    photo = photograph(tmp_path)
+    with serving(reply) as server:
+        both = servers(server.url, "endpoint", "decomposer")
+        result = command("score", photo, photo, "paint the cup blue", "--preset", "qwen_vl/edit", *both, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert (document["score"], document["traces"]) == (6.5, 4)
+    assert [row["question"] for row in document["principles"]] == [row["question"] for row in QUESTIONS]
+    assert {request["temperature"] for request in server.requests[1:]} == {1.0}
+
+
+def test_what_servers_do_not_say_is_told(models: Path, tmp_path: Path) -> None:
+    """No chat model; one that names nothing; a verifier that is not there."""
+    photo, words = photograph(tmp_path), "paint the cup blue"
+    given = ("--editor", models / "editor", "--set", "steps=1", "--best-of", 2, "--out", tmp_path / "edited.png")
+    judged = (*given, "--verifier", models / "verifier")
+    assert "chat decomposer, named as [edit.decomposer] of a recipe" in refusal(command("edit", photo, words, *judged))
+    with serving(lambda request, number: answer("I cannot.")) as server:
+        said = refusal(command("edit", photo, words, *judged, *servers(server.url, "decomposer")))
+    assert said.startswith(f"decomposer at {server.url} named no principles (bad_answer: I cannot.)")
+    with serving(lambda request, number: answer(json.dumps(QUESTIONS))) as server:
+        asked = servers(server.url, "decomposer")
+        gone = ("--set", "template=verify", *servers("http://127.0.0.1:9/v1", "endpoint"))
+        result = command("edit", photo, words, *given, *asked, *gone)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("none of the 2 edits could be judged (")
+    assert "127.0.0.1:9" in result.stderr.splitlines()[-1]
 
 
 def measure(models: Path, out: Path, *more: object) -> Result:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edit_r1.cli import score
-from edit_r1.cli.options import EDITOR_MEND, VERIFIER_MEND, examples, model_folder
+from edit_r1.cli.options import EDITOR_MEND, VERIFIER_MEND, Overrides, Preset, examples, model_folder
 from edit_r1.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ EXAMPLES = examples(
     'edit-r1 edit before.png "make the red circle blue" --out edited.png',
     'edit-r1 edit before.png "remove the red square" --best-of 16 --verifier runs/gcpo --all runs/candidates',
     'edit-r1 edit before.png "remove the red square" --best-of 1 --editor runs/editor     (no verifier)',
+    'edit-r1 edit photo.jpg "paint the cup blue" --preset my.toml --editor models/flux_kontext   (docs/best_of.md)',
 )
 
 
@@ -35,16 +36,16 @@ def edit(
     verifier: Annotated[
         Path | None,
         typer.Option(
-            "--verifier", metavar="FOLDER", help="Who chooses; by default the verifier that `edit-r1 demo` trained."
+            "--verifier",
+            metavar="FOLDER",
+            help="Who chooses; by default the recipe's server, or the verifier that `edit-r1 demo` trained.",
         ),
     ] = None,
     best_of: Annotated[
         int, typer.Option("--best-of", min=1, metavar="N", help="How many edits to choose from; 1 needs no verifier.")
     ] = 8,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Sampling steps; FLUX.1-Kontext wants about 28.")] = 5,
-    traces: Annotated[
-        int, typer.Option("--traces", min=1, help="Traces per edit: one is greedy, several are sampled and averaged.")
-    ] = 1,
+    preset: Preset = "default",
+    overrides: Overrides = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first edit; the others have the next ones.")] = 0,
     keep: Annotated[
         Path | None, typer.Option("--all", metavar="FOLDER", help="Save every edit there, with scores and traces.")
@@ -62,22 +63,24 @@ def edit(
         editor = model_folder(editor, "--editor", EDITOR_MEND)
     if verifier is not None:
         verifier = model_folder(verifier, "--verifier", VERIFIER_MEND)
+    from edit_r1.config import dump, load_recipe
     from edit_r1.images import open_image
+    from edit_r1.stages import EditConfig
 
+    config = load_recipe(EditConfig, preset, overrides or [], section="edit")
     source, wanted = open_image(image), instruction.strip()
 
     from edit_r1.evaluation.best_of import edit_best_of, save_all, save_image
 
-    result = edit_best_of(
-        source, wanted, editor=editor, verifier=verifier, count=best_of, steps=steps, traces=traces, seed=seed
-    )
+    result = edit_best_of(source, wanted, config, editor=editor, verifier=verifier, count=best_of, seed=seed)
     if keep is not None:
-        save_all(result, keep, {"instruction": wanted, "steps": steps, "traces": traces})
+        save_all(result, keep, {"instruction": wanted, **dump(config)})
     if result.chosen is not None:
         save_image(result.edits[result.chosen].image, out)
     typer.echo(_as_json(result, out) if as_json else _as_text(result, out))
     if result.chosen is None:
-        typer.echo(f"none of the {best_of} edits could be judged: {out} was not written", err=True)
+        why = f" ({result.trouble})" if result.trouble else ""
+        typer.echo(f"none of the {best_of} edits could be judged{why}: {out} was not written", err=True)
         raise typer.Exit(1)
 
 

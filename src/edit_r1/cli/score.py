@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edit_r1.cli.options import VERIFIER_MEND, Seed, examples, model_folder
+from edit_r1.cli.options import VERIFIER_MEND, Overrides, Preset, Seed, examples, model_folder
 from edit_r1.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 EXAMPLES = examples(
     'edit-r1 score before.png after.png "make the red circle blue"',
     'edit-r1 score before.png after.png "remove the red square" --model runs/gcpo --traces 8 --json',
+    'edit-r1 score photo.jpg edited.jpg "paint the cup blue" --preset my.toml              (docs/best_of.md)',
 )
 
 
@@ -29,8 +30,14 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     model: Annotated[
         Path | None,
-        typer.Option("--model", metavar="FOLDER", help="The verifier; by default the one that `edit-r1 demo` trained."),
+        typer.Option(
+            "--model",
+            metavar="FOLDER",
+            help="The verifier; by default the recipe's server, or the one that `edit-r1 demo` trained.",
+        ),
     ] = None,
+    preset: Preset = "default",
+    overrides: Overrides = None,
     traces: Annotated[int, typer.Option("--traces", min=1, help="How many traces to sample; scores are averaged.")] = 4,
     seed: Seed = 0,
 ) -> None:
@@ -42,13 +49,16 @@ def score(
         raise UserError('the instruction is empty; say what was asked for, such as "make the red circle blue"')
     if model is not None:
         model = model_folder(model, "--model", VERIFIER_MEND)
+    from edit_r1.config import load_recipe
     from edit_r1.images import open_image
+    from edit_r1.stages import EditConfig
 
+    config = load_recipe(EditConfig, preset, overrides or [], section="edit")
     before, after = open_image(source), open_image(edited)
 
     from edit_r1.evaluation.score import score_edit
 
-    task, judgement = score_edit(before, after, instruction.strip(), model=model, traces=traces, seed=seed)
+    task, judgement = score_edit(before, after, instruction.strip(), config, model=model, traces=traces, seed=seed)
     show = as_document if as_json else as_text
     result = show(task.principles, judgement.verdicts, judgement.score, judgement.spread)
     typer.echo(result if isinstance(result, str) else json.dumps(result, indent=2, ensure_ascii=False))

@@ -12,19 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL.Image import Image
 
-from edit_r1 import assets
-from edit_r1.editors.base import Editor, edit, to_pil
-from edit_r1.editors.loading import load_editor
+from edit_r1.editors.pipeline import PipelineEditor
+from edit_r1.editors.single import edit_one, sampling_editor
 from edit_r1.evaluation.answers import judgement_to_json
-from edit_r1.evaluation.score import demo_verifier, grammar_task
+from edit_r1.evaluation.score import named_task, verifier_at, verifier_place
 from edit_r1.evaluation.subsets import best
 from edit_r1.files import atomic_path, atomic_write, disk_errors
-from edit_r1.records import Edit, EditTask
+from edit_r1.records import Edit, EditTask, Failure
 from edit_r1.runs.progress import track
-from edit_r1.verifier.local import load_verifier
+from edit_r1.stages import EditConfig, SamplingConfig
 from edit_r1.verifier.verifier import Judgement
 
 
@@ -52,13 +50,21 @@ class BestOf:
         """Score of each candidate in [0, 10]; None for one that cannot be read, or when no verifier was asked."""
         return [judgement.score for judgement in self.judgements] or [None] * len(self.edits)
 
+    @property
+    def trouble(self) -> str:
+        """What the verifier's engine said in place of a trace; empty where it wrote them all."""
+        failures = [v for judgement in self.judgements for v in judgement.verdicts if isinstance(v, Failure)]
+        return next((failure.text for failure in failures if failure.kind in ("engine", "unreachable")), "")
 
-def make_candidates(editor: Editor, task: EditTask, count: int, steps: int, seed: int) -> list[Edit]:
-    """Edits of one task with the seeds `seed`, `seed + 1`, ..., sampled deterministically (ODE) in `steps` steps."""
+
+def make_candidates(
+    editor: PipelineEditor, task: EditTask, config: SamplingConfig, count: int, seed: int
+) -> list[Edit]:
+    """Edits of one task with the seeds `seed`, `seed + 1`, ..., each made alone."""
     edits: list[Edit] = []
     with track("Editing", total=count) as bar:
         for number in range(seed, seed + count):
-            edits.append(Edit(task, to_pil(edit(editor, [task], steps, number))[0], editor.name, number))
+            edits.append(Edit(task, edit_one(editor, task, config, number), editor.name, number))
             bar.advance()
     return edits
 
@@ -66,42 +72,40 @@ def make_candidates(editor: Editor, task: EditTask, count: int, steps: int, seed
 def edit_best_of(
     source: Image,
     instruction: str,
+    config: EditConfig,
     *,
     editor: Path | None,
     verifier: Path | None,
     count: int,
-    steps: int,
-    traces: int,
     seed: int,
 ) -> BestOf:
     """Make `count` edits of an image and choose the one that the verifier scores highest; the first of equals.
 
     Args:
-        source: what is edited; of the built-in world where a verifier is asked, for its grammar gives the principles.
+        source: what is edited.
         instruction: what is asked for.
+        config: how edits are made, and who names the principles and judges. Several traces are sampled; one is greedy.
+            One of a fixed form (the template `compact`) counts by the aggregation `confident`, under which edits hardly
+            tie.
         editor: its folder; the shipped tiny base by default.
-        verifier: its folder; the one that the demo trained by default. A single candidate is judged only where a
-            verifier is given.
+        verifier: its folder; by default the recipe's server, or the verifier that the demo trained. A single candidate
+            is judged only where a folder is given.
         count: how many candidates, N.
-        steps: sampling steps of the editor.
-        traces: traces of the verifier per candidate: one is greedy, with the aggregation `confident`, under which edits
-            hardly tie; several are sampled.
-        seed: of the first candidate and of the traces.
+        seed: of the first candidate, of the traces and of the chat model that names principles.
 
     Raises:
-        UserError: the instruction is outside the world's grammar, or a folder holds no editor or no verifier.
+        UserError: nobody can name the principles, a folder holds no editor, or there is no verifier.
     """
-    judged = count > 1 or verifier is not None
-    task = grammar_task(source, instruction) if judged else EditTask(source, instruction, category="")
-    folder = demo_verifier(verifier, "--verifier") if judged else None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_editor(editor or assets.EDITOR).to(device)
-    greedy: dict[str, Any] = {"temperature": 0.0, "aggregate": "confident"} if traces == 1 else {}
-    judge = load_verifier(folder, **greedy) if folder is not None else None
-    edits = make_candidates(model, task, count, steps, seed)
-    if judge is None:
-        return BestOf(tuple(edits), (), 0)
-    judgements = judge.score(edits, traces, seed)
+    task = EditTask(source, instruction, category="")
+    if count == 1 and verifier is None:
+        return BestOf(tuple(make_candidates(sampling_editor(editor, config), task, config, 1, seed)), (), 0)
+    place = verifier_place(config, verifier, "--verifier")
+    task = named_task(task, config.decomposer, seed)
+    greedy = config.traces == 1
+    aggregate = "confident" if greedy and config.template == "compact" else "model"
+    judge = verifier_at(place, config, temperature=0.0 if greedy else 1.0, aggregate=aggregate)
+    edits = make_candidates(sampling_editor(editor, config), task, config, count, seed)
+    judgements = judge.score(edits, config.traces, seed)
     return BestOf(tuple(edits), tuple(judgements), best([judgement.score for judgement in judgements]))
 
 

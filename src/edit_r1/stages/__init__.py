@@ -28,7 +28,14 @@ from edit_r1.stages.data import (
 )
 from edit_r1.stages.editor import CategoryWeights, EditorGrpoConfig, RewardConfig
 from edit_r1.stages.editor_claims import EditorArm, EditorClaimsConfig, EditorClaimsRecipe
-from edit_r1.stages.evaluation import BestOfConfig, CalibrationConfig, EditsConfig, EvaluateConfig, SanityConfig
+from edit_r1.stages.evaluation import (
+    BestOfConfig,
+    CalibrationConfig,
+    EditConfig,
+    EditsConfig,
+    EvaluateConfig,
+    SanityConfig,
+)
 from edit_r1.stages.guards import GuardsConfig
 from edit_r1.stages.verifier import (
     BackboneConfig,
@@ -60,6 +67,7 @@ __all__ = [
     "ClaimsConfig",
     "ClaimsRecipe",
     "ColdStartConfig",
+    "EditConfig",
     "EditorArm",
     "EditorClaimsConfig",
     "EditorClaimsRecipe",

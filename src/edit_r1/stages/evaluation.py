@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from edit_r1.config import Config
-from edit_r1.stages.data import Aggregation, EndpointConfig, Measured
+from edit_r1.stages.data import Aggregation, EndpointConfig, Measured, SamplingConfig
 
 
 class EvaluateConfig(Config):
@@ -93,3 +93,22 @@ class EditsConfig(Config):
     max_tokens: int = Field(default=1024, gt=0)
     batch: int = Field(default=16, gt=0)
     """Edits that are judged together; what an interruption may lose."""
+
+
+class EditConfig(SamplingConfig):
+    """`[edit]`: one picture, how it is edited, and the verifier that is asked about the edits.
+
+    The defaults are for the built-in world. Of this section `edit-r1 score` takes what is the verifier's.
+    """
+
+    steps: int = Field(default=5, gt=0)
+    """Sampling steps; FLUX.1-Kontext wants about 28."""
+    traces: int = Field(default=1, gt=0)
+    """Traces on each of several edits: one is greedy, several are sampled and averaged."""
+    template: Literal["compact", "verify"] = "compact"
+    """The prompt; `verify` is for real verifiers."""
+    max_tokens: int = Field(default=160, gt=0)
+    endpoint: EndpointConfig | None = None
+    """A verifier behind a server, where the command line names no folder; asked with the settings above."""
+    decomposer: EndpointConfig | None = None
+    """Names the principles; without it they come from the grammar of the built-in world."""
