@@ -58,6 +58,8 @@ class EditorGrpoConfig(Config):
     height: int | None = Field(default=None, gt=0)
     """Of the edits in pixels, a multiple of the editor's token (16 for FLUX.1 and Qwen-Image); by default its own."""
     width: int | None = Field(default=None, gt=0)
+    guidance: float | None = Field(default=None, ge=0)
+    """How strongly the editor follows the instruction, in rollout and update; by default the adapter's own scale."""
     sample_steps: int = Field(default=5, gt=0)
     objective: Literal["clip", "guard", "nft"] = "clip"
     """`clip` is the paper's; `guard` is GRPO-Guard's; `nft`, DiffusionNFT's, learns from finished images."""

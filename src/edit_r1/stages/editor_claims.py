@@ -48,12 +48,13 @@ class EditorClaimsRecipe(Config):
         """A short name of what an arm's row depends on: its verifier and settings, and the measurement.
 
         The limits of the guards are left out: they say when a run alarms, and not where it goes. (`first_alarm` of a
-        row goes by those of its day.)
+        row goes by those of its day.) So is what is not set: a new setting that is None by default changes no digest.
         """
         known = self.editor_claims.arms.get(arm)  # the base has none
         limits = {"guards": set(GuardsConfig.model_fields) - {"stop"}}
-        made = [known.verifier, self.config_of(arm).model_dump(mode="json", exclude=limits)] if known else []
-        document = json.dumps([made, self.evaluate.model_dump(mode="json")], sort_keys=True)
+        settings = self.config_of(arm).model_dump(mode="json", exclude=limits, exclude_none=True) if known else {}
+        made = [known.verifier, settings] if known else []
+        document = json.dumps([made, self.evaluate.model_dump(mode="json", exclude_none=True)], sort_keys=True)
         return hashlib.sha256(document.encode()).hexdigest()[:12]
 
     def _changes(self, arm: str) -> dict[str, Any]:

@@ -212,7 +212,8 @@ def _judges(config: EditorGrpoConfig, verifier: Path | None) -> Judges:
 def _open_editor(folder: Path, config: EditorGrpoConfig, device: torch.device | str) -> PipelineEditor:
     """The editor, its frozen weights held in what is computed in."""
     dtype = torch.bfloat16 if config.bf16 and config.lora_rank else None
-    return load_editor(folder, height=config.height, width=config.width, dtype=dtype).to(device)
+    size = {"height": config.height, "width": config.width}
+    return load_editor(folder, **size, guidance=config.guidance, dtype=dtype).to(device)
 
 
 def _export(base: Path, weights: dict[str, Tensor], config: EditorGrpoConfig, out: Path) -> None:
