@@ -99,8 +99,8 @@ def edit_best_of(
     task = EditTask(source, instruction, category="")
     if count == 1 and verifier is None:
         return BestOf(tuple(make_candidates(sampling_editor(editor, config), task, config, 1, seed)), (), 0)
-    place = verifier_place(config, verifier, "--verifier")
     task = named_task(task, config.decomposer, seed)
+    place = verifier_place(config, verifier, "--verifier")
     greedy = config.traces == 1
     aggregate = "confident" if greedy and config.template == "compact" else "model"
     judge = verifier_at(place, config, temperature=0.0 if greedy else 1.0, aggregate=aggregate)

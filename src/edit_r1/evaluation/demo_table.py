@@ -24,6 +24,10 @@ def _value(part: str, stage: str, key: str) -> Measure:
     return lambda r: 100 * r[part][stage][key]
 
 
+def _minutes(report: Report) -> float:
+    return report["seconds"] / 60
+
+
 class Target(NamedTuple):
     """A bound that a run should keep: `low <= measure <= high`, in percent or points. `preset`: of whose runs alone."""
 
@@ -57,7 +61,7 @@ TARGETS = (
     Target("full: keep at most 1 point lower", _gain(*_EDITOR, "oracle_keep"), -1, preset="full"),
     Target("full: quality at most 1 point lower", _gain(*_EDITOR, "oracle_quality"), -1, preset="full"),
 )
-MINUTES = Target("default: at most 15 minutes on two cores", lambda r: r["seconds"] / 60, high=15, form="{:.1f} min")
+MINUTES = Target("default: at most 15 minutes on two cores", _minutes, high=15, form="{:.1f} min")
 
 
 def targets(reports: Sequence[Report], names: Sequence[str], threads: Sequence[int]) -> str:

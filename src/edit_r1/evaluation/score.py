@@ -37,8 +37,8 @@ def score_edit(
     Raises:
         UserError: nobody can name the principles, or there is no verifier.
     """
-    place = verifier_place(config, model, "--model")
     task = named_task(EditTask(source, instruction, category=""), config.decomposer, seed)
+    place = verifier_place(config, model, "--model")
     return task, verifier_at(place, config).score([Edit(task, edited, "given", seed)], traces, seed)[0]
 
 
