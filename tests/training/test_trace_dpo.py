@@ -43,6 +43,35 @@ def test_chosen_traces_become_likelier_than_rejected_ones(tmp_path: Path, monkey
     assert 0 < done["trace_pairs"] <= 16
 
 
+def test_an_interrupted_drawing_goes_on_with_the_same_traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of four chunks are there, and a torn third: the last two are drawn, and all is as without interruption."""
+    monkeypatch.setattr(trace_dpo, "trace_verdict", scored_by_length)
+    monkeypatch.setattr(trace_dpo, "_CHUNK", 2)
+    config = TraceDpoConfig(steps=2, batch_size=2, traces=2, max_tokens=8)
+    rest: dict[str, Any] = {"data": tiny_world(tmp_path), "model": tiny_verifier(tmp_path), "seed": 0}
+    trace_dpo.run(config, out=tmp_path / "whole", resume=False, **rest)
+    draw, seeds = trace_dpo._draw, list[int]()
+
+    def counted(engine: Any, rows: Any, config: Any, seed: int) -> Any:
+        seeds.append(seed)
+        if len(seeds) == 3:
+            raise KeyboardInterrupt
+        return draw(engine, rows, config, seed)
+
+    monkeypatch.setattr(trace_dpo, "_draw", counted)
+    with pytest.raises(KeyboardInterrupt):
+        trace_dpo.run(config, out=tmp_path / "parts", resume=False, **rest)
+    with (tmp_path / "parts" / "trace_pairs.jsonl").open("a") as file:
+        file.write('[["torn')
+    trace_dpo.run(config, out=tmp_path / "parts", resume=True, **rest)
+    assert seeds == [0, 4, 8, 8, 12]
+    whole, parts = ((tmp_path / name / "trace_pairs.jsonl").read_text() for name in ("whole", "parts"))
+    assert whole == parts
+    assert len(whole.splitlines()) == 4
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert weights[0] == weights[1]
+
+
 def test_nothing_to_learn_is_said(tmp_path: Path) -> None:
     """A model that writes no readable trace has no pair of traces: an error in one line, before any training."""
     config = TraceDpoConfig(steps=1, batch_size=2, traces=2, max_tokens=4)

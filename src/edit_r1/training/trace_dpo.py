@@ -6,19 +6,20 @@ reward is chosen and the one with the lowest rejected; an image whose traces all
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from transformers import PrinterCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from edit_r1.data.store import read_pairs
 from edit_r1.errors import UserError
-from edit_r1.files import disk_errors
+from edit_r1.files import append_line, disk_errors, drop_partial_line
 from edit_r1.records import Failure
 from edit_r1.runs.progress import track
 from edit_r1.stages import TRAIN_PAIRS, TraceDpoConfig
@@ -31,7 +32,9 @@ from edit_r1.verifier.engines.transformers_engine import TransformersEngine
 from edit_r1.verifier.prompting import Prompt
 from edit_r1.verifier.verifier import Completion
 
-_CHUNK = 64  # pairs between two steps of the progress bar
+_CHUNK = 64  # pairs whose traces are drawn and written down together; part of what a seed means
+_Texts = tuple[str, str] | None
+"""A chosen and a rejected trace of an image; None where all earn the same."""
 
 
 def trace_pair(rewards: Sequence[float]) -> tuple[int, int] | None:
@@ -41,32 +44,45 @@ def trace_pair(rewards: Sequence[float]) -> tuple[int, int] | None:
 
 
 def sampled_pairs(
-    engine: TransformersEngine, rows: Sequence[dict[str, Any]], config: TraceDpoConfig, seed: int
+    engine: TransformersEngine, rows: Sequence[dict[str, Any]], config: TraceDpoConfig, seed: int, file: Path
 ) -> list[dict[str, Any]]:
-    """Preference rows of TRL's DPO (images, prompt, chosen, rejected) from the traces of winners and losers."""
-    made: list[dict[str, Any]] = []
-    with track("Traces", total=len(rows) // 2, console=console()) as bar:
-        for start in range(0, len(rows), 2 * _CHUNK):
-            chunk = rows[start : start + 2 * _CHUNK]
-            prompts = [Prompt(tuple(row["images"]), row["prompt"][0]["content"]) for row in chunk]
-            said = engine.generate(
-                prompts,
-                n=config.traces,
-                seed=seed + start,
-                max_tokens=config.max_tokens,
-                temperature=config.temperature,
-            )
-            scores = [[_score(c, row["questions"]) for c in several] for several, row in zip(said, chunk, strict=True)]
-            rewards = contrast(torch.tensor(scores).view(-1, 2, config.traces)).view(-1, config.traces).tolist()
-            for row, several, earned in zip(chunk, said, rewards, strict=True):
-                places = trace_pair(earned)
-                if places is not None:
-                    chosen, rejected = ([{"role": "assistant", "content": several[p].text}] for p in places)
-                    made.append(
-                        {"images": row["images"], "prompt": row["prompt"], "chosen": chosen, "rejected": rejected}
-                    )
+    """Preference rows of TRL's DPO (images, prompt, chosen, rejected) from the traces of winners and losers.
+
+    `file` gets a line for every chunk of them, from which an interrupted drawing goes on with the same traces.
+    """
+    if file.exists():
+        drop_partial_line(file)
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    drawn: list[_Texts] = [texts for line in lines for texts in json.loads(line)]
+    with track("Traces", total=len(rows) // 2, start=len(drawn) // 2, console=console()) as bar:
+        for start in range(len(drawn), len(rows), 2 * _CHUNK):
+            chunk = _draw(engine, rows[start : start + 2 * _CHUNK], config, seed + start)
+            append_line(file, json.dumps(chunk))
+            drawn += chunk
             bar.advance(len(chunk) // 2)
-    return made
+    return [
+        {"images": row["images"], "prompt": row["prompt"], "chosen": _said(texts[0]), "rejected": _said(texts[1])}
+        for row, texts in zip(rows, drawn, strict=True)
+        if texts is not None
+    ]
+
+
+def _draw(
+    engine: TransformersEngine, rows: Sequence[dict[str, Any]], config: TraceDpoConfig, seed: int
+) -> list[_Texts]:
+    """For each row the texts of its chosen and of its rejected trace."""
+    prompts = [Prompt(tuple(row["images"]), row["prompt"][0]["content"]) for row in rows]
+    said = engine.generate(
+        prompts, n=config.traces, seed=seed, max_tokens=config.max_tokens, temperature=config.temperature
+    )
+    scores = [[_score(c, row["questions"]) for c in several] for several, row in zip(said, rows, strict=True)]
+    rewards = contrast(torch.tensor(scores).view(-1, 2, config.traces)).view(-1, config.traces).tolist()
+    places = map(trace_pair, rewards)
+    return [pair and (texts[pair[0]].text, texts[pair[1]].text) for texts, pair in zip(said, places, strict=True)]
+
+
+def _said(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
 
 
 def _score(completion: Completion, questions: list[str]) -> float:
@@ -81,16 +97,12 @@ def run(config: TraceDpoConfig, *, data: Path, model: Path, out: Path, seed: int
         return
     torch.manual_seed(seed)
     policy, processor = load_backbone(model, config.backbone)
-    if not (out / "traces").is_dir():
-        rows = list(pair_rows(read_pairs(data / TRAIN_PAIRS), 0, config.backbone.template, gold=False))
-        engine = TransformersEngine(policy, processor, name=str(model), batch_size=128)
-        with disk_errors(out):
-            made = sampled_pairs(engine, rows, config, seed)
-            if not made:
-                raise UserError(f"no image has two traces of different reward: give --model {model} a cold start first")
-            Dataset.from_list(made).save_to_disk(out / "traces.partial")
-            (out / "traces.partial").rename(out / "traces")
-    dataset = load_from_disk(str(out / "traces"))
+    rows = list(pair_rows(read_pairs(data / TRAIN_PAIRS), 0, config.backbone.template, gold=False))
+    engine = TransformersEngine(policy, processor, name=str(model), batch_size=128)
+    made = sampled_pairs(engine, rows, config, seed, out / "trace_pairs.jsonl")
+    if not made:
+        raise UserError(f"no image has two traces of different reward: give --model {model} a cold start first")
+    dataset = Dataset.from_list(made)
     last, done = resume_point(folder, resume)
     with track("DPO", total=config.steps, start=done, console=console()) as bar:
         trainer = DPOTrainer(
