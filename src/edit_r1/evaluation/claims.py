@@ -218,9 +218,8 @@ class Harness:
         if job.arm == "bt_head":
             bradley = self.recipe.bradley_terry
             of_step = FORWARD_AND_BACKWARD * prompt_cost * 2 * bradley.pairs_per_step
-            steps = min(
-                bradley.steps, _paid(job.arm, budget / of_step)
-            )  # more would only learn the pairs by heart (LOG.md)
+            # More than the recipe's steps would only learn the pairs by heart (LOG.md).
+            steps = min(bradley.steps, _paid(job.arm, budget / of_step))
             bradley_terry.run(bradley.model_copy(update={"steps": steps}), **rest)
             tokens, budget = row_tokens(processor, asked) * 2 * bradley.pairs_per_step * steps, of_step * steps
         elif job.arm == "dpo":
@@ -314,9 +313,9 @@ def collect(recipe: ClaimsRecipe, out: Path, results: Path) -> list[Job]:
     for job in jobs:
         file = job.folder(out, noise) / "rows.json"
         made: list[Row] = json.loads(file.read_text()) if file.exists() else []
-        rows = next((rows for rows in (known.get(job, []), made) if rows and _fit(rows, job, recipe)), None)
-        if rows is not None:
-            found[job] = rows
+        for rows in (known.get(job, []), made):
+            if rows and _fit(rows, job, recipe):
+                found.setdefault(job, rows)
     write_rows(results, [*(row for rows in found.values() for row in rows), *others])
     return [job for job in jobs if job not in found]
 
