@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edit_r1.config import load_recipe
+from edit_r1.evaluation.claims_plan import plan
 from edit_r1.evaluation.claims_table import (
     NOISE,
     SETTINGS,
@@ -142,11 +143,11 @@ def _threads(folder: Path) -> int:
 
 def claims() -> str:
     """The part of the page that the tables in `results/` give, and how much of them there is."""
-    from edit_r1.evaluation import claims, editor_claims  # here, for they load torch
+    from edit_r1.evaluation import editor_claims  # here, for it loads torch
 
     judges, edited = (read_rows(ROOT / "results" / f"{name}_claims.json") for name in ("verifier", "editor"))
     editor_jobs = editor_claims.plan(load_recipe(EditorClaimsRecipe, "editor_claims"))
-    expected = 2 * len(claims.plan(load_recipe(ClaimsRecipe, "claims").claims, NOISE))  # every result has two splits
+    expected = 2 * len(plan(load_recipe(ClaimsRecipe, "claims").claims, NOISE))  # every result has two splits
     values = {
         "rows": len(judges),
         "all_rows": expected,

@@ -16,11 +16,14 @@ from edit_r1.cli.main import app
 from edit_r1.config import load_recipe
 from edit_r1.errors import UserError
 from edit_r1.evaluation import claims
-from edit_r1.evaluation.claims import Harness, Job, collect, plan
+from edit_r1.evaluation.claims import Harness
+from edit_r1.evaluation.claims_plan import Job, collect, plan
 from edit_r1.records import Provenance, Verdict
 from edit_r1.stages import ARMS, BradleyTerryConfig, ClaimsConfig, ClaimsRecipe, TraceDpoConfig
 from edit_r1.training import trace_dpo
+from edit_r1.verifier.tiny import TinySize, build_processor, build_tiny_qwen
 from edit_r1.verifier.verifier import Completion
+from edit_r1.world.words import vocabulary
 
 
 def recipe() -> ClaimsRecipe:
@@ -50,6 +53,17 @@ def test_the_plan_has_every_arm_size_and_seed() -> None:
     assert {job.arm for job in jobs if job.size == "m"} == set(ARMS)
     assert {(job.arm, job.size) for job in jobs if job.seed > 2} == {("cold_start", "m"), ("gcpo", "m")}
     assert {job.arm for job in jobs if job.size == "l"} == {"base", "cold_start", "gcpo"}
+
+
+def test_sizes_have_as_many_weights_as_the_page_says() -> None:
+    """docs/claims.md: 1.0, 2.4 and 7.8 million."""
+    sizes = load_recipe(ClaimsRecipe, "claims").claims
+    tokenizer = build_processor(vocabulary(), TinySize().patch).tokenizer
+    counts = [
+        sum(weight.numel() for weight in build_tiny_qwen(size, tokenizer).parameters())
+        for size in (sizes.s, TinySize(), sizes.l)
+    ]
+    assert [round(count / 1e6, 1) for count in counts] == [1.0, 2.4, 7.8]
 
 
 def test_every_arm_of_the_middle_size_runs_at_equal_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,8 @@ def claims(
             ("--sizes", sizes, SIZES),
         )
     }
-    from edit_r1.evaluation.claims import collect, run
+    from edit_r1.evaluation.claims import run
+    from edit_r1.evaluation.claims_plan import collect
 
     if not missing:
         chosen = {int(seed) for seed in wanted["--seeds"]}

@@ -33,8 +33,9 @@ from edit_r1.data.make_world import make_world
 from edit_r1.data.store import JudgedPair, read_edits, read_pairs
 from edit_r1.errors import UserError
 from edit_r1.evaluation.answers import Inquiry, ask, read_answers, trace_tokens
+from edit_r1.evaluation.claims_plan import BARE, CLAIM, NO_CHECKLIST, Job, collect, fit
 from edit_r1.evaluation.metrics import ScoredPair, VerifierMetrics, verifier_metrics
-from edit_r1.evaluation.rows import Row, made_by, read_rows, write_rows
+from edit_r1.evaluation.rows import Row, made_by
 from edit_r1.evaluation.verifier import judged_traces, scored_pair, scored_pairs
 from edit_r1.files import atomic_write
 from edit_r1.stages import (
@@ -42,7 +43,6 @@ from edit_r1.stages import (
     HELDOUT_PAIRS,
     TEST_PAIRS,
     Arm,
-    ClaimsConfig,
     ClaimsRecipe,
     Size,
     TraceForm,
@@ -51,41 +51,7 @@ from edit_r1.training import bradley_terry, cold_start, gcpo, pretrain_verifier,
 from edit_r1.training.compute import FORWARD_AND_BACKWARD, row_flops, row_tokens
 from edit_r1.verifier.tiny import load_verifier_model
 
-_BARE: dict[Arm, TraceForm] = {"direct": "direct", "think": "think", "verify": "verify"}
-_MIDDLE: tuple[Arm, ...] = ("base", "cold_start", "gcpo", *_BARE, "rule_grpo", "dpo", "bt_head")
-NO_CHECKLIST = ("direct", "think")
-CLAIM: dict[Arm, int] = {
-    "base": 4, "direct": 1, "think": 1, "verify": 1, "cold_start": 1, "gcpo": 2, "bt_head": 2, "rule_grpo": 2, "dpo": 2,
-}  # fmt: skip
-"""The claim of the paper that an arm is there for."""
 _SAMPLE = 64  # rows whose compute is counted
-
-
-@dataclass(frozen=True)
-class Job:
-    """One result of the table. `label_noise` is the share of wrong training labels."""
-
-    arm: Arm
-    size: Size
-    seed: int
-    label_noise: float
-
-    def folder(self, out: Path, noise: float) -> Path:
-        """Its place; the world's own `noise` is not in the name."""
-        name = self.arm if self.label_noise == noise else f"{self.arm}_noise{round(100 * self.label_noise)}"
-        return out / self.size / f"seed{self.seed}" / name
-
-
-def plan(config: ClaimsConfig, noise: float) -> list[Job]:
-    """Every result, in the order in which they are best made: seed by seed, what others start from first."""
-    jobs: list[Job] = []
-    for seed in config.seeds:
-        jobs += [Job(arm, "m", seed, noise) for arm in _MIDDLE]
-        jobs += [Job("gcpo", "m", seed, other) for other in config.label_noise]
-    jobs += [Job(arm, "m", seed, noise) for seed in config.more_seeds for arm in ("cold_start", "gcpo")]
-    for size in ("s", "l"):
-        jobs += [Job(arm, size, seed, noise) for seed in config.seeds for arm in ("base", "cold_start", "gcpo")]
-    return jobs
 
 
 @dataclass(frozen=True)
@@ -117,7 +83,7 @@ class Harness:
             found = self._evaluate(job, folder, trained)
             atomic_write(file, json.dumps([self._row(job, trained, *one) for one in found], indent=1) + "\n")
         rows = json.loads(file.read_text())
-        if not _fit(rows, job, self.recipe):
+        if not fit(rows, job, self.recipe):
             raise UserError(
                 f"{folder} was made with other settings of the arm {job.arm}; move it away, or take another --out"
             )
@@ -175,7 +141,7 @@ class Harness:
         base = self._base(job.size)
         if job.arm == "base":
             return Trained(base, 0.0, 0.0)
-        if job.arm in ("cold_start", *_BARE):
+        if job.arm in ("cold_start", *BARE):
             return self._supervised(job, folder, base)
         start = self._train(
             cold := Job("cold_start", job.size, job.seed, self._noise), cold.folder(self.out, self._noise)
@@ -191,7 +157,7 @@ class Harness:
     def _supervised(self, job: Job, folder: Path, base: Path) -> Trained:
         """A cold start of some form: as much compute as the full one has, so more steps on shorter texts."""
         model, processor = load_verifier_model(base)
-        lessons = self._lessons(job, form := _BARE.get(job.arm, "full"))
+        lessons = self._lessons(job, form := BARE.get(job.arm, "full"))
         cost = row_flops(model, processor, lessons)
         full = row_flops(model, processor, self._lessons(job, "full"))
         config = self.recipe.cold_start
@@ -292,34 +258,3 @@ def run(
         if job.seed in seeds and job.arm in arms and job.size in sizes:
             harness.run(job)
             collect(recipe, out, results)
-
-
-def collect(recipe: ClaimsRecipe, out: Path, results: Path) -> list[Job]:
-    """Write the rows of every finished job to `results`; returns the jobs that are not.
-
-    Rows that `results` has already stay, whichever machine they were made on; `out` adds those that it lacks. Rows
-    that were made with other settings than the recipe's are no rows of the plan, and leave the table.
-
-    Raises:
-        UserError: `results` is damaged.
-    """
-    noise = recipe.world.label_noise
-    known: dict[Job, list[Row]] = {}
-    for row in read_rows(results):
-        known.setdefault(Job(row["arm"], row["size"], row["seed"], row["label_noise"]), []).append(row)
-    jobs = plan(recipe.claims, noise)
-    others = [row for job, rows in known.items() if job not in jobs for row in rows]  # of other seeds or noises
-    found: dict[Job, list[Row]] = {}
-    for job in jobs:
-        file = job.folder(out, noise) / "rows.json"
-        made: list[Row] = json.loads(file.read_text()) if file.exists() else []
-        for rows in (known.get(job, []), made):
-            if rows and _fit(rows, job, recipe):
-                found.setdefault(job, rows)
-    write_rows(results, [*(row for rows in found.values() for row in rows), *others])
-    return [job for job in jobs if job not in found]
-
-
-def _fit(rows: Sequence[Row], job: Job, recipe: ClaimsRecipe) -> bool:
-    """Whether rows were made with the recipe's settings."""
-    return all(row.get("settings") == recipe.digest(job.arm, job.size) for row in rows)

@@ -16,6 +16,7 @@ from typing import Any
 from edit_r1 import assets
 from edit_r1.errors import UserError
 from edit_r1.evaluation import claims
+from edit_r1.evaluation.claims_plan import NO_CHECKLIST
 from edit_r1.evaluation.editor import evaluate
 from edit_r1.evaluation.rows import Row, made_by, read_rows, write_rows
 from edit_r1.files import atomic_write
@@ -68,7 +69,7 @@ class Harness:
     def _measure(self, job: Job, folder: Path) -> Row:
         name = "gcpo" if job.arm == BASE else self.recipe.editor_claims.arms[job.arm].verifier
         verifier, data = self._claims.verifier(name, job.seed), self._claims.world(job.seed)
-        reward = RewardConfig(folder=str(verifier), checklist=name not in claims.NO_CHECKLIST)
+        reward = RewardConfig(folder=str(verifier), checklist=name not in NO_CHECKLIST)
         models, spent = {BASE: assets.EDITOR}, {"images": 0, "seconds": 0.0}
         if job.arm != BASE:
             models[job.arm], spent = self._train(job, folder / "run", data, reward)
