@@ -200,7 +200,7 @@ def test_the_settings_of_a_row_are_those_that_it_depends_on() -> None:
     assert changed("gcpo.steps=2") == every(*on_pairs)  # its compute is what the others may take
     assert changed("bradley_terry.steps=2") == every("bt_head")
     assert changed("trace_dpo.beta=0.2") == every("dpo")
-    assert changed("claims.s.hidden=128") == every(*ARMS, sizes="s")
+    assert changed("claims.s.hidden=160") == every(*ARMS, sizes="s")
     assert changed("pretrain_verifier.steps=9") == every(*ARMS, sizes="sl")
 
 
