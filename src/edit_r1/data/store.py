@@ -136,7 +136,9 @@ def _write(path: Path, rows: Iterable[dict[str, Any]], columns: dict[str, Any]) 
         arrow.unlink()
 
 
-def _read(path: Path, columns: dict[str, Any], make: Callable[[dict[str, Any]], RecordT]) -> Records[RecordT]:
+def _read(
+    path: Path, columns: dict[str, Any], make: Callable[[dict[str, Any]], RecordT], decided: bool = False
+) -> Records[RecordT]:
     try:
         loaded = datasets.load_from_disk(str(path))
     except FileNotFoundError as error:
@@ -144,6 +146,9 @@ def _read(path: Path, columns: dict[str, Any], make: Callable[[dict[str, Any]], 
     missing = set(columns) - set(loaded.column_names)
     if not isinstance(loaded, datasets.Dataset) or missing:
         raise UserError(f"{path} lacks the columns {', '.join(sorted(missing))}; {_MEND}")
+    if decided:
+        choices = loaded.select_columns("choice")["choice"]
+        loaded = loaded.select([index for index, choice in enumerate(choices) if choice != "same"])
     return Records(len(loaded), lambda index: make(dict(loaded[index])))
 
 
@@ -191,8 +196,8 @@ def write_pairs(path: Path, pairs: Iterable[JudgedPair]) -> None:
     _write(path, map(row, pairs), _PAIR)
 
 
-def read_pairs(path: Path) -> Iterator[JudgedPair]:
-    """Inverse of `write_pairs`."""
+def read_pairs(path: Path, *, decided: bool = False) -> Records[JudgedPair]:
+    """Inverse of `write_pairs`; with `decided` those judged "same" are left out, and not looked at."""
 
     def make(row: dict[str, Any]) -> JudgedPair:
         task = _task(row)
@@ -200,7 +205,7 @@ def read_pairs(path: Path) -> Iterator[JudgedPair]:
         preference = Preference(task, first, second, row["choice"], row["annotator"])
         return JudgedPair(preference, row["first_truth"], row["second_truth"])
 
-    return iter(_read(path, _PAIR, make))
+    return _read(path, _PAIR, make, decided)
 
 
 _TRACE = {

@@ -7,7 +7,7 @@ deviation and no KL term.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from transformers import PrinterCallback
 from trl.trainer.grpo_config import GRPOConfig
 
 from edit_r1.data.gold import check_agreement, gold_checks
-from edit_r1.data.store import JudgedEdit, JudgedPair, read_edits, read_pairs
+from edit_r1.data.store import JudgedEdit, JudgedPair, Records, read_edits, read_pairs
 from edit_r1.errors import UserError
 from edit_r1.files import disk_errors
 from edit_r1.records import Failure, Principle, Provenance, Verdict
@@ -25,14 +25,14 @@ from edit_r1.runs.progress import track
 from edit_r1.stages import PROBE, TRAIN_PAIRS, GcpoConfig
 from edit_r1.training.backbone import adapter, load_backbone, micro_batches, trainer_arguments
 from edit_r1.training.gcpo_trainer import GcpoTrainer
-from edit_r1.training.processes import console, open_run
+from edit_r1.training.processes import console, open_run, process
 from edit_r1.training.sft import RunLog, finish, resume_point
 from edit_r1.verifier.engines.transformers_engine import TransformersEngine
 from edit_r1.verifier.prompting import build_prompt
 from edit_r1.verifier.verifier import Completion, Verifier, read_completion
 
 
-def pair_rows(pairs: Iterator[JudgedPair], end_id: int, template: str, *, gold: bool) -> Iterator[dict[str, Any]]:
+def pair_rows(pairs: Iterable[JudgedPair], end_id: int, template: str, *, gold: bool) -> Iterator[dict[str, Any]]:
     """Two rows per decided pair, winner then loser: the prompt, and what its traces are read by.
 
     With `gold` a row also holds whether each principle is met; `UserError` where nobody knows the truth.
@@ -53,6 +53,29 @@ def pair_rows(pairs: Iterator[JudgedPair], end_id: int, template: str, *, gold: 
                 "end_id": end_id,
                 "gold": gold_checks(edit, truth) if gold else [],
             }
+
+
+def rows_in_turn(pairs: Records[JudgedPair], end_id: int, template: str, *, gold: bool) -> Dataset:
+    """`pair_rows` of decided pairs, each made when its turn comes: not all pictures may fit into memory."""
+
+    def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        asked = {index // 2 for index in batch["index"]}  # of a batch every row is asked for once for every trace
+        both = {pair: list(pair_rows([pairs[pair]], end_id, template, gold=gold)) for pair in asked}
+        found = [both[index // 2][index % 2] for index in batch["index"]]
+        return {key: [row[key] for row in found] for key in found[0]}
+
+    return Dataset.from_dict({"index": list(range(2 * len(pairs)))}).with_transform(rows)
+
+
+def check_enough(path: Path, pairs: int, config: GcpoConfig) -> None:
+    """Raise a `UserError` where there are too few pairs for one step: the trainer would end without one."""
+    processes = process().num_processes
+    needed = config.pairs_per_step * processes
+    if pairs < needed:
+        raise UserError(
+            f"{path} has {pairs} decided pairs, and a step takes {needed} (pairs_per_step {config.pairs_per_step} on "
+            f"each of {processes} processes): lower pairs_per_step, or bring more pairs"
+        )
 
 
 _UNKNOWN = Provenance("policy", "", "", "", 0)
@@ -119,16 +142,21 @@ def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, re
     """Train the verifier in `model` on the pairs in `data`; the result is `out/model`.
 
     Where `data` has a probe set with truth, the checks are measured on it along the way.
+
+    Raises:
+        UserError: `data` has fewer pairs than a step takes, or no truth where `check_weight` needs it.
     """
     folder = open_run(out, config, resume, {"seed": seed, "data": str(data), "model": str(model)})
     if folder.done is not None:
         return
+    pairs = read_pairs(data / TRAIN_PAIRS, decided=True)
+    check_enough(data / TRAIN_PAIRS, len(pairs), config)
     torch.manual_seed(seed)
     policy, processor = load_backbone(model, config.backbone)
     policy.model.visual.requires_grad_(not config.freeze_vision)
     end_id = processor.tokenizer.eos_token_id
     template, gold = config.backbone.template, config.check_weight > 0
-    dataset = Dataset.from_list(list(pair_rows(read_pairs(data / TRAIN_PAIRS), end_id, template, gold=gold)))
+    dataset = rows_in_turn(pairs, end_id, template, gold=gold)
     checkpoints = out / "trainer"
     last, done = resume_point(folder, resume)
     engine = TransformersEngine(policy, processor, name=str(model), batch_size=128)
@@ -148,7 +176,7 @@ def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, re
         trainer.remove_callback(PrinterCallback)
         with disk_errors(checkpoints):
             trainer.train(resume_from_checkpoint=last)
-    finish(folder, trainer, processor, {"pairs": len(dataset) // 2, "steps": config.steps})
+    finish(folder, trainer, processor, {"pairs": len(pairs), "steps": config.steps})
 
 
 def _arguments(config: GcpoConfig, out: Path, seed: int) -> GRPOConfig:

@@ -103,7 +103,14 @@ def resume_point(run: Run, resume: bool) -> tuple[str | None, int]:
 
 
 def finish(run: Run, trainer: Trainer, processor: Any, summary: dict[str, Any]) -> None:
-    """Write `run/model` and the summary; only then the checkpoints go. An adapter is merged into its model."""
+    """Write `run/model` and the summary; only then the checkpoints go. An adapter is merged into its model.
+
+    Raises:
+        RuntimeError: the trainer ended before its last step; transformers only warns when there is too little data.
+    """
+    done, steps = trainer.state.global_step, trainer.args.max_steps
+    if done != steps:
+        raise RuntimeError(f"the trainer of {run.path} stopped after {done} of {steps} steps")
     state = trainer.accelerator.get_state_dict(trainer.model)  # gathered, where processes hold parts of it
     if process().is_main_process:
         model: Any = trainer.accelerator.unwrap_model(trainer.model)

@@ -1,0 +1,57 @@
+"""What GCPO is given to learn from: enough pairs for a step, and pictures that are read in their turn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.training.tiny_run import tiny_verifier, tiny_world
+
+from edit_r1.data.store import JudgedPair, read_pairs, write_pairs
+from edit_r1.errors import UserError
+from edit_r1.stages import TRAIN_PAIRS, GcpoConfig
+from edit_r1.training import gcpo
+from edit_r1.training.gcpo import pair_rows
+
+SMALL = GcpoConfig(steps=2, pairs_per_step=2, traces=2, micro_batch=8, max_tokens=4, probe_every=50)
+
+
+def train(data: Path, tmp_path: Path, **changes: Any) -> Path:
+    """One run on `data` with some settings changed."""
+    out = tmp_path / "gcpo"
+    config = SMALL.model_copy(update=changes)
+    gcpo.run(config, data=data, model=tiny_verifier(tmp_path), out=out, seed=0, resume=False)
+    return out
+
+
+def test_fewer_pairs_than_a_step_takes_are_refused(tmp_path: Path) -> None:
+    """Of eight pairs no step of nine can be made: nothing would be trained, and no pairs are left for refills."""
+    with pytest.raises(UserError, match=r"pairs_train has 8 decided pairs, and a step takes 9 \(pairs_per_step 9"):
+        train(tiny_world(tmp_path), tmp_path, pairs_per_step=9)
+    assert not (tmp_path / "gcpo" / "model").exists()
+
+
+def test_a_run_that_stopped_early_does_not_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ends a trainer before its last step, an untrained model is no result."""
+    monkeypatch.setattr(gcpo.GcpoTrainer, "train", lambda self, **_: None)
+    with pytest.raises(RuntimeError, match="stopped after 0 of 2 steps"):
+        train(tiny_world(tmp_path), tmp_path)
+    assert not (tmp_path / "gcpo" / "model").exists()
+
+
+def test_rows_are_made_in_their_turn(tmp_path: Path) -> None:
+    """The rows of the decided pairs, winner then loser, the same as all at once; a pair judged "same" has none."""
+    pairs = list(read_pairs(tiny_world(tmp_path) / TRAIN_PAIRS))
+    same = JudgedPair(replace(pairs[0].preference, choice="same"))
+    write_pairs(tmp_path / "pairs", [same, *pairs[:3], same, *pairs[3:]])
+    expected = list(pair_rows(iter(pairs), 3, "compact", gold=False))
+    made = gcpo.rows_in_turn(read_pairs(tmp_path / "pairs", decided=True), 3, "compact", gold=False)
+    assert made.column_names == ["index"]
+    assert len(made) == 2 * len(pairs) == len(expected)
+    found = [*made.__getitems__([5, 5, 2, 14]), made[0]]  # pyright: ignore[reportAttributeAccessIssue]
+    for row, place in zip(found, (5, 5, 2, 14, 0), strict=True):
+        pictures = [[image.tobytes() for image in each["images"]] for each in (row, expected[place])]
+        assert pictures[0] == pictures[1]
+        assert {**row, "images": 0} == {**expected[place], "images": 0}
