@@ -18,7 +18,7 @@ from transformers import Trainer
 from edit_r1.records import Provenance, Verdict
 from edit_r1.stages import BackboneConfig, ColdStartConfig, GcpoConfig
 from edit_r1.training import cold_start, gcpo
-from edit_r1.verifier.verifier import Completion
+from edit_r1.verifier.verifier import Completion, Judgement
 
 
 def shard_on_cpus() -> None:
@@ -57,18 +57,45 @@ def say_what_parameters_are() -> None:
     Trainer.training_step = step
 
 
+def end_apart() -> None:
+    """Let the second process write shorter traces, and make what a probe says depend on all its words."""
+    original = gcpo.GcpoTrainer._generate_single_turn
+
+    def write(self: gcpo.GcpoTrainer, *args: Any, **kwargs: Any) -> Any:
+        self.generation_config.max_new_tokens = 8 - 5 * self.accelerator.process_index
+        traces, rest = original(self, *args, **kwargs)
+        sys.stdout.write(f"traces: {self.accelerator.process_index} {max(map(len, traces))}\n")
+        return traces, rest
+
+    def said(judgements: list[Judgement], gold: list[list[bool]]) -> float:
+        texts = [getattr(verdict, "text", "") for judgement in judgements for verdict in judgement.verdicts]
+        assert any(texts)
+        return float(sum(map(ord, "".join(texts))))
+
+    gcpo.GcpoTrainer._generate_single_turn = write
+    gcpo.check_agreement = said
+
+
 def main(world: Path, model: Path, out: Path, sharded: bool) -> None:
     """Two steps of a cold start of all weights, then a step of GCPO with adapters."""
     if sharded:
         shard_on_cpus()
     script_scores()
+    end_apart()
     say_what_parameters_are()
     full = BackboneConfig(template="verify", gradient_checkpointing=True)
     start = ColdStartConfig(backbone=full, steps=2, batch_size=2, checkpoint_every=1)
     cold_start.run(start, data=world, model=model, out=out / "start", seed=0, resume=False)
     lora = full.model_copy(update={"lora_rank": 4, "lora_alpha": 8})
     config = GcpoConfig(
-        backbone=lora, steps=1, pairs_per_step=1, traces=4, micro_batch=4, max_tokens=8, checkpoint_every=1
+        backbone=lora,
+        steps=1,
+        pairs_per_step=1,
+        traces=4,
+        micro_batch=4,
+        max_tokens=8,
+        checkpoint_every=1,
+        probe_every=1,
     )
     gcpo.run(config, data=world, model=out / "start" / "model", out=out / "gcpo", seed=0, resume=False)
     torch.distributed.destroy_process_group()

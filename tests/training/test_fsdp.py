@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from tests.training.tiny_qwen2_5 import tiny_qwen2_5
 from tests.training.tiny_run import tiny_world
 
+from edit_r1.runs.run import Run
+
 SHARDING = {  # as in recipes/accelerate/gpus_8.yaml, which `accelerate launch` turns into these
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
@@ -24,7 +26,8 @@ SHARDING = {  # as in recipes/accelerate/gpus_8.yaml, which `accelerate launch` 
 def test_sharded_processes_learn_what_others_do(tmp_path: Path) -> None:
     """Cold start and GCPO, checkpoints and results included: weights agree to 1e-6, where a step is 1e-3 and 4e-4.
 
-    With FSDP2 the parameters are DTensors, and sums over processes are made in another order.
+    With FSDP2 the parameters are DTensors, and sums over processes are made in another order. One process ends its
+    traces before the other, which still needs its part of the weights; and all take part in a probe.
     """
     world, model = tiny_world(tmp_path), tiny_qwen2_5(tmp_path)
     script = Path(__file__).with_name("fsdp_process.py")
@@ -43,6 +46,12 @@ def test_sharded_processes_learn_what_others_do(tmp_path: Path) -> None:
         steps = [line for line in done.stdout.splitlines() if line.startswith("parameters:")]
         assert steps
         assert set(steps) == {f"parameters: {kinds}"}
+        assert {line for line in done.stdout.splitlines() if line.startswith("traces:")} == {
+            "traces: 0 8",
+            "traces: 1 3",
+        }
+    [sharded, plain] = [Run(tmp_path / name / "gcpo").metrics()[0] for name in ("sharded", "plain")]
+    assert sharded["probe_check_accuracy"] == plain["probe_check_accuracy"] > 0
     before = load_file(model / "model.safetensors")
     for stage in ("start", "gcpo"):
         [sharded, plain] = [

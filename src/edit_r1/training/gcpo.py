@@ -25,7 +25,7 @@ from edit_r1.runs.progress import track
 from edit_r1.stages import PROBE, TRAIN_PAIRS, GcpoConfig
 from edit_r1.training.backbone import adapter, load_backbone, micro_batches, trainer_arguments
 from edit_r1.training.gcpo_trainer import GcpoTrainer
-from edit_r1.training.processes import console, open_run, process
+from edit_r1.training.processes import callable_parts, console, open_run, process
 from edit_r1.training.sft import RunLog, finish, resume_point
 from edit_r1.verifier.engines.transformers_engine import TransformersEngine
 from edit_r1.verifier.prompting import build_prompt
@@ -130,10 +130,13 @@ class ProbeLog(RunLog):
         self._probe, self._every, self._verifier = probe, every, verifier
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure every `every` steps."""
+        """Measure every `every` steps, in all processes alike: each may hold a part of the weights."""
         super().on_step_end(args, state, control, **kwargs)
-        if self._probe and state.is_world_process_zero and state.global_step % self._every == 0:
+        if not self._probe or state.global_step % self._every:
+            return
+        with callable_parts(kwargs["model"]):
             judgements = self._verifier.score([judged.edit for judged in self._probe], traces=2, seed=0)
+        if state.is_world_process_zero:
             gold = [gold_checks(judged.edit, judged.truth) for judged in self._probe]
             self._run.log(state.global_step, probe_check_accuracy=check_agreement(judgements, gold))
 

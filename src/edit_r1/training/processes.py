@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from accelerate.utils import broadcast_object_list, gather, gather_object
 from pydantic import BaseModel
 from rich.console import Console
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from edit_r1.runs.run import Run
@@ -92,6 +93,19 @@ def shard(transformer: nn.Module) -> None:
     blocks = [block for part in transformer.children() if isinstance(part, nn.ModuleList) for block in part]
     for module in (*blocks, transformer):
         fully_shard(module, reshard_after_forward=True)  # weights are exchanged between passes: nothing may stay whole
+
+
+@contextmanager
+def callable_parts(model: nn.Module) -> Generator[None]:
+    """Let parts of a model be called by themselves, such as what an adapter wraps; asked of all processes at once.
+
+    FSDP2 puts blocks together where they are called, and the tensors outside of them where the whole model is.
+    """
+    if isinstance(model, FSDPModule):
+        model.unshard()
+    yield
+    if isinstance(model, FSDPModule):
+        model.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:
