@@ -189,8 +189,9 @@ def test_prompts_prepared_once_are_those_prepared_for_every_trace(
     assert seen == [24]
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_update_reads_a_prompt_once_and_learns_what_trl_learns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temperature: float
 ) -> None:
     """Log-probabilities, entropies and gradients are those of TRL, which reads a prompt with every trace.
 
@@ -221,7 +222,9 @@ def test_the_update_reads_a_prompt_once_and_learns_what_trl_learns(
         return ours(self, model, ids, mask, keep, **rest)
 
     monkeypatch.setattr(gcpo.GcpoTrainer, "_get_per_token_logps_and_entropies", compare)
-    config = GcpoConfig(steps=1, pairs_per_step=2, traces=4, micro_batch=16, max_tokens=12, probe_every=5)
+    config = GcpoConfig(
+        steps=1, pairs_per_step=2, traces=4, micro_batch=16, max_tokens=12, probe_every=5, temperature=temperature
+    )
     out = tmp_path / "gcpo"
     gcpo.run(config, data=tiny_world(tmp_path), model=tiny_verifier(tmp_path), out=out, seed=0, resume=False)
     assert seen == [(10, 3)]

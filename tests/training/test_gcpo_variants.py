@@ -197,6 +197,29 @@ def test_refills_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
+SEPARATED, MIXED = [9.0, 8, 9, 8, 1, 2, 1, 2], [9.0, 1, 5, 3, 2, 8, 4, 4]
+
+
+@pytest.mark.parametrize(("reward", "share"), [("contrast", 0.5), ("pointwise", 1.0)])
+def test_signal_is_of_the_reward_that_is_learnt_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reward: str, share: float
+) -> None:
+    """A pair whose traces are told apart has no contrast left, but its scores differ: `pointwise` learns from them."""
+    judged_by(monkeypatch, scripted(iter([*SEPARATED, *MIXED])))
+    assert Run(train(tmp_path, reward=reward)).metrics()[0]["signal_share"] == share
+
+
+def test_a_trace_from_which_nothing_is_learnt_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no trace has an advantage one passes nonetheless: the entropy is that of the others, or there is none."""
+    found: list[dict[str, Any]] = []
+    for parts, scores in ((1, [*SEPARATED, *MIXED]), (2, [*SEPARATED, *MIXED]), (2, [*SEPARATED, *SEPARATED])):
+        judged_by(monkeypatch, scripted(iter(scores)))
+        found += Run(train(tmp_path, str(len(found)), micro_batch=16 // parts)).metrics()
+    assert found[0]["entropy"] == pytest.approx(found[1]["entropy"], rel=1e-6)
+    assert found[1]["clip_ratio/region_mean"] == 0
+    assert not [name for name in found[2] if name == "entropy" or name.startswith("clip_ratio")]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -116,11 +116,13 @@ class GcpoTrainer(GRPOTrainer):
         found: Tensor = super()._calculate_rewards(*args, **kwargs)  # gathered over processes, NaN for a Failure
         scores = found[:, 0].view(-1, 2, self.num_generations)
         settings = self._settings
-        contrasted = contrast(scores, settings.margin, settings.tie_credit)
-        for name, value in group_metrics(scores, contrasted).items():
+        contrasts = settings.reward == "contrast"
+        own = contrast(scores, settings.margin, settings.tie_credit) if contrasts else pointwise(scores)
+        rewards = torch.cat([own.view(-1, 1), found[:, 1:].nan_to_num(0.0)], dim=1)
+        total = (rewards * self.reward_weights.to(rewards.device)).sum(1)
+        for name, value in group_metrics(scores, total.view_as(scores)).items():
             self._metrics["train"][name].append(value)
-        rewards = contrasted if settings.reward == "contrast" else pointwise(scores)
-        return torch.cat([rewards.view(-1, 1), found[:, 1:].nan_to_num(0.0)], dim=1)
+        return rewards
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         # As TRL does in training, but for its shuffling: the traces of a prompt stay side by side, to share it below.
@@ -160,23 +162,45 @@ class GcpoTrainer(GRPOTrainer):
         return [data[row] for pair in drawn for row in rows_of(pair, self.num_generations)]
 
     def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **inputs: Any
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **inputs: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Log-probabilities and entropies [R, K] of answers; TRL's plain path where a model is wrapped."""
-        if args or model is not self.accelerator.unwrap_model(model) or self.args.gradient_checkpointing:
+        """Log-probabilities and entropies [R, K] of answers, `batch_size` rows at a time.
+
+        TRL's plain path is taken where a model is wrapped.
+        """
+        if model is not self.accelerator.unwrap_model(model) or self.args.gradient_checkpointing:
             return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, **inputs
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **inputs
             )
-        width = input_ids.shape[1] - logits_to_keep
+        total, width = len(input_ids), input_ids.shape[1] - logits_to_keep
         prompts = {"pixel_values": inputs["pixel_values"], "image_grid_thw": inputs["image_grid_thw"]}
         prompts |= {"num_images": inputs["num_images"], "mm_token_type_ids": inputs["mm_token_type_ids"][:, :width]}
         prompts |= {"input_ids": input_ids[:, :width], "attention_mask": attention_mask[:, :width]}
         answers, mask = input_ids[:, width:], attention_mask[:, width:]
+        log_probs, entropies = [], []
+        for rows in torch.arange(total).split(batch_size or total):
+            part = prompts if len(rows) == total else select_rows(prompts, rows.tolist())
+            found, entropy = self._read_answers(model, part, answers[rows], mask[rows], compute_entropy)
+            log_probs.append(found)
+            entropies.append(entropy)
+        return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
+
+    def _read_answers(
+        self, model: Any, prompts: dict[str, Any], answers: Tensor, mask: Tensor, compute_entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
         with self.accelerator.autocast():
             logits = answer_logits(without_adapter(model), prompts, answers, mask)
         log_probs = (logits.float() / self.temperature).log_softmax(-1)
-        entropy = -(log_probs.detach().exp() * log_probs.detach()).sum(-1)
-        return log_probs.gather(-1, answers[:, :, None])[:, :, 0], entropy, None
+        known = log_probs.detach()
+        entropy = -(known.exp() * known).sum(-1) if compute_entropy else None
+        return log_probs.gather(-1, answers[:, :, None])[:, :, 0], entropy
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         # A trace with advantage 0 adds nothing to the loss or its gradient, for there is no KL term; many have it, in
@@ -186,7 +210,12 @@ class GcpoTrainer(GRPOTrainer):
         counts: Any = self.accelerator.gather(advantages.count_nonzero())
         most = max(1, int(counts.max()))
         rows = sorted(advantages.abs().argsort(descending=True, stable=True)[:most].tolist())
-        return super()._compute_loss(model, select_rows(inputs, rows)) * (most / len(advantages))
+        loss = super()._compute_loss(model, select_rows(inputs, rows)) * (most / len(advantages))
+        if not counts.any():  # one trace has passed so that there is a loss: nothing is learnt from it, or measured
+            for name, values in self._metrics["train"].items():
+                if name == "entropy" or name.startswith("clip_ratio/"):
+                    values.pop()
+        return loss
 
 
 def _signal(batch: dict[str, Any], rows: int) -> Tensor:

@@ -48,9 +48,9 @@ class RunLog(TrainerCallback):
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        """Record what is a number; the summary at the end of training is not a step."""
+        """Record what was measured; the summary at the end of training is not a step."""
         if logs and "loss" in logs and state.is_world_process_zero:
-            metrics = {key: float(value) for key, value in logs.items() if key != "epoch"}
+            metrics = {key: float(value) for key, value in logs.items() if key != "epoch" and value is not None}
             self._run.log(state.global_step, **metrics)
             self._bar.advance(0, loss=metrics["loss"])
 

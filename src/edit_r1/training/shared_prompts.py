@@ -47,12 +47,17 @@ _PADDED = {  # which parts of a row are padded: prompts on the left, answers on 
 def joined(first: dict[str, Any], second: dict[str, Any], rows: list[int], pad_id: int) -> dict[str, Any]:
     """Some rows of two TRL batches of as many rows each as one batch; rows of `second` are numbered after `first`'s."""
     batches: list[dict[str, Any]] = [split_pixel_values_by_grid(batch) for batch in (first, second)]
-    widths = [max(batch[key].shape[1] for batch in batches) for key in ("prompt_ids", "completion_ids")]
+    sizes = [(batch["prompt_ids"].shape[1], batch["completion_ids"].shape[1]) for batch in batches]
+    widths = [max(of_both) for of_both in zip(*sizes, strict=True)]
 
-    def of(key: str, batch: dict[str, Any]) -> Any:
-        if key not in _PADDED:
+    def by_token(key: str) -> bool:  # a ratio may be one number for a whole trace: then there is nothing to pad
+        parts = [sum(size for size, used in zip(own, _PADDED[key], strict=True) if used) for own in sizes]
+        return parts == [batch[key].shape[1] for batch in batches]
+
+    def of(key: str, batch: dict[str, Any], own: tuple[int, int]) -> Any:
+        if key not in _PADDED or not by_token(key):
             return batch[key]
-        missing = [width - batch[k].shape[1] for width, k in zip(widths, ("prompt_ids", "completion_ids"), strict=True)]
+        missing = [width - size for width, size in zip(widths, own, strict=True)]
         left, right = (by if used else 0 for by, used in zip(missing, _PADDED[key], strict=True))
         return F.pad(batch[key], (left, right), value=pad_id if key in ("prompt_ids", "completion_ids") else 0)
 
@@ -60,7 +65,7 @@ def joined(first: dict[str, Any], second: dict[str, Any], rows: list[int], pad_i
     both: dict[str, Any] = {}
     for key, value in batches[0].items():
         if isinstance(value, list) or (isinstance(value, Tensor) and value.ndim > 0 and len(value) == total):
-            parts = [of(key, batch) for batch in batches]
+            parts = [of(key, batch, own) for batch, own in zip(batches, sizes, strict=True)]
             both[key] = [*parts[0], *parts[1]] if isinstance(value, list) else torch.cat(parts)
         else:
             both[key] = value
