@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 from tests.training.tiny_run import tiny_verifier, tiny_world
 
-from edit_r1.data.store import JudgedPair, read_pairs, write_pairs
+from edit_r1.data.store import JudgedPair, KeptTrace, read_edits, read_pairs, write_pairs, write_traces
 from edit_r1.errors import UserError
-from edit_r1.stages import TRAIN_PAIRS, GcpoConfig
+from edit_r1.records import Check
+from edit_r1.runs.run import read_metrics
+from edit_r1.stages import EDITS, TRACES, TRAIN_PAIRS, GcpoConfig
 from edit_r1.training import gcpo
-from edit_r1.training.gcpo import pair_rows
+from edit_r1.training.gcpo import pair_rows, probe_set
+from edit_r1.verifier.trace import format_trace
 
 SMALL = GcpoConfig(steps=2, pairs_per_step=2, traces=2, micro_batch=8, max_tokens=4, probe_every=50)
 
@@ -55,3 +58,25 @@ def test_rows_are_made_in_their_turn(tmp_path: Path) -> None:
         pictures = [[image.tobytes() for image in each["images"]] for each in (row, expected[place])]
         assert pictures[0] == pictures[1]
         assert {**row, "images": 0} == {**expected[place], "images": 0}
+
+
+def test_kept_texts_that_agree_with_gold_are_a_probe(tmp_path: Path) -> None:
+    """Of three texts one disagrees with gold somewhere: nobody has written down what gold said there."""
+    world = tiny_world(tmp_path)
+    edits = [judged.edit for judged in read_edits(world / EDITS)][:3]
+    answers = [[(place + k) % 2 == 0 for k in range(len(edit.task.principles))] for place, edit in enumerate(edits)]
+
+    def kept(place: int) -> KeptTrace:
+        edit = edits[place]
+        checks = [Check(p, met, "seen") for p, met in zip(edit.task.principles, answers[place], strict=True)]
+        return KeptTrace(edit, format_trace(checks, 5.0), "teacher", 0.5 if place == 1 else 1.0)
+
+    for name, places in (("texts", range(3)), ("none", [1])):
+        (tmp_path / name).mkdir()
+        write_traces(tmp_path / name / TRACES, map(kept, places))
+    assert [gold for _, gold in probe_set(world, str(tmp_path / "texts"))] == [answers[0], answers[2]]
+    assert len(probe_set(world, None)) > 2  # the world's own
+    with pytest.raises(UserError, match="agrees with gold in every check"):
+        probe_set(world, str(tmp_path / "none"))
+    out = train(world, tmp_path, probe=str(tmp_path / "texts"), probe_every=2)
+    assert "probe_check_accuracy" in read_metrics(out)[-1]

@@ -103,6 +103,9 @@ class GcpoConfig(Config):
     """Who writes the traces: this process, vLLM within it, or a server started with `trl vllm-serve`."""
     checkpoint_every: int = Field(default=10, gt=0)
     probe_every: int = Field(default=10, gt=0)
+    probe: str | None = None
+    """A folder of `edit-r1 verifier traces`: edits whose kept text agrees with gold in every check are then the probe.
+    Without it the data's own is, if there is one."""
 
     @model_validator(mode="after")
     def _whole(self) -> GcpoConfig:

@@ -8,6 +8,7 @@ deviation and no KL term.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from transformers import PrinterCallback
 from trl.trainer.grpo_config import GRPOConfig
 
 from edit_r1.data.gold import check_agreement, gold_checks
-from edit_r1.data.store import JudgedEdit, JudgedPair, Records, read_edits, read_pairs
+from edit_r1.data.store import JudgedPair, Records, read_edits, read_pairs, read_traces
 from edit_r1.errors import UserError
 from edit_r1.files import disk_errors
-from edit_r1.records import Failure, Principle, Provenance, Verdict
+from edit_r1.records import Edit, Failure, Principle, Provenance, Verdict
 from edit_r1.runs.progress import track
-from edit_r1.stages import PROBE, TRAIN_PAIRS, GcpoConfig
+from edit_r1.stages import PROBE, TRACES, TRAIN_PAIRS, GcpoConfig
 from edit_r1.training.backbone import adapter, load_backbone, micro_batches, trainer_arguments
 from edit_r1.training.gcpo_trainer import GcpoTrainer
 from edit_r1.training.processes import callable_parts, console, open_run, process
@@ -79,6 +80,9 @@ def check_enough(path: Path, pairs: int, config: GcpoConfig) -> None:
 
 
 _UNKNOWN = Provenance("policy", "", "", "", 0)
+_PROBE_EDITS = 64  # of kept texts
+Checked = tuple[Edit, list[bool]]
+"""An edit, and whether each of its principles is met."""
 
 
 def trace_verdict(completion: Completion, questions: list[str]) -> Verdict | Failure:
@@ -125,7 +129,7 @@ def check_reward(
 class ProbeLog(RunLog):
     """Also measures the checks on a fixed probe set: the reasoning must not rot while the score improves."""
 
-    def __init__(self, *args: Any, probe: list[JudgedEdit], every: int, verifier: Verifier) -> None:
+    def __init__(self, *args: Any, probe: list[Checked], every: int, verifier: Verifier) -> None:
         super().__init__(*args)
         self._probe, self._every, self._verifier = probe, every, verifier
 
@@ -135,10 +139,32 @@ class ProbeLog(RunLog):
         if not self._probe or state.global_step % self._every:
             return
         with callable_parts(kwargs["model"]):
-            judgements = self._verifier.score([judged.edit for judged in self._probe], traces=2, seed=0)
+            judgements = self._verifier.score([edit for edit, _ in self._probe], traces=2, seed=0)
         if state.is_world_process_zero:
-            gold = [gold_checks(judged.edit, judged.truth) for judged in self._probe]
-            self._run.log(state.global_step, probe_check_accuracy=check_agreement(judgements, gold))
+            agreement = check_agreement(judgements, [gold for _, gold in self._probe])
+            self._run.log(state.global_step, probe_check_accuracy=agreement)
+
+
+def probe_set(data: Path, traces: str | None) -> list[Checked]:
+    """Edits with the true answer to each principle, of kept texts or the data's own; none without either.
+
+    A text that agrees with gold in every check has gold's answers.
+
+    Raises:
+        UserError: `traces` holds no texts, or none of them agrees with gold wholly.
+    """
+    if traces is None:
+        own = read_edits(data / PROBE) if (data / PROBE).is_dir() else ()
+        return [(judged.edit, gold_checks(judged.edit, judged.truth)) for judged in own]
+    agreed = (kept for kept in read_traces(Path(traces) / TRACES) if kept.agreement == 1)
+    found: list[Checked] = []
+    for kept in islice(agreed, _PROBE_EDITS):
+        verdict = read_completion(Completion(kept.text, finished=True), kept.edit.task.principles, _UNKNOWN)
+        if isinstance(verdict, Verdict):
+            found.append((kept.edit, [check.met for check in verdict.checks]))
+    if not found:
+        raise UserError(f"no text in {traces} agrees with gold in every check; leave gcpo.probe out")
+    return found
 
 
 def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, resume: bool) -> None:
@@ -164,8 +190,8 @@ def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, re
     last, done = resume_point(folder, resume)
     engine = TransformersEngine(policy, processor, name=str(model), batch_size=128)
     verifier = Verifier(engine, template=template, max_tokens=config.max_tokens)
+    probe = probe_set(data, config.probe)
     with track("GCPO", total=config.steps, start=done, console=console()) as bar:
-        probe = list(read_edits(data / PROBE)) if (data / PROBE).is_dir() else []
         trainer = GcpoTrainer(
             model=policy,
             reward_funcs=[score_reward, check_reward] if gold else score_reward,
