@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from safetensors.torch import load_file
 from tests.training.tiny_run import tiny_verifier, tiny_world
 
 from edit_r1.data.store import read_pairs
+from edit_r1.errors import UserError
 from edit_r1.runs.run import Run
-from edit_r1.stages import TRAIN_PAIRS, BradleyTerryConfig
+from edit_r1.stages import TRAIN_PAIRS, BackboneConfig, BradleyTerryConfig
 from edit_r1.training import bradley_terry
 from edit_r1.training.bradley_terry import HEAD, preference_loss, score
 
@@ -37,6 +39,16 @@ def test_it_learns_its_pairs_and_a_new_head_starts_at_chance(tmp_path: Path) -> 
     scores = score(out / "model", [edit for pair in pairs for edit in (pair.first, pair.second)], batch_size=5)
     right = [(a > b) == (p.choice == "first") for p, a, b in zip(pairs, scores[::2], scores[1::2], strict=True)]
     assert sum(right) >= 7
+
+
+@pytest.mark.parametrize("asked", [{"lora_rank": 4}, {"gradient_checkpointing": True}])
+def test_what_it_cannot_do_is_refused(asked: dict[str, Any], tmp_path: Path) -> None:
+    """Adapters would be ignored, and the head's module has no checkpointing to switch on."""
+    config = BradleyTerryConfig(steps=1, backbone=BackboneConfig.model_validate(asked))
+    with pytest.raises(
+        UserError, match=r"leave backbone\.lora_rank at 0 and backbone\.gradient_checkpointing at false"
+    ):
+        bradley_terry.run(config, data=tmp_path, model=tmp_path, out=tmp_path / "bt", seed=0, resume=False)
 
 
 class Interrupted(Exception):

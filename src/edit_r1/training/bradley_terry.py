@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from edit_r1.data.store import read_pairs
+from edit_r1.errors import UserError
 from edit_r1.files import disk_errors
 from edit_r1.records import Edit
 from edit_r1.runs.progress import track
@@ -72,7 +73,16 @@ class _PairTrainer(Trainer):
 
 
 def run(config: BradleyTerryConfig, *, data: Path, model: Path, out: Path, seed: int, resume: bool) -> None:
-    """Train the backbone in `model` and a new head on the pairs in `data`; the result is `out/model`."""
+    """Train the backbone in `model` and a new head on the pairs in `data`; the result is `out/model`.
+
+    Raises:
+        UserError: the settings ask for adapters or for checkpointing, which this baseline has not.
+    """
+    if config.backbone.lora_rank or config.backbone.gradient_checkpointing:
+        raise UserError(
+            "the Bradley-Terry head is trained with all weights and all activations: leave backbone.lora_rank at 0 and "
+            "backbone.gradient_checkpointing at false"
+        )
     folder = open_run(out, config, resume, {"seed": seed, "data": str(data), "model": str(model)})
     if folder.done is not None:
         return
