@@ -63,7 +63,7 @@ def test_a_target_just_missed_is_marked_so(key: str, value: float, missed: int) 
 
 def test_a_full_run_has_targets_of_its_own_and_no_time() -> None:
     """15 points of success, and at most one lost in `keep` and in `quality`: -1.0 is met, -1.1 is not."""
-    found = report(oracle_success=0.5) | {"preset": "full"}
+    found: dict[str, Any] = {**report(oracle_success=0.5), "preset": "full"}
     found["editor"]["base"] |= {"oracle_keep": 0.8, "oracle_quality": 0.7}
     found["editor"]["grpo"] |= {"oracle_keep": 0.79, "oracle_quality": 0.689}
     assert marks(found) == "✓" * 8 + "✓✓✗"
