@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from edit_r1.training.editor_update import update
 from edit_r1.world.tasks import sample_task
 
 T = TypeVar("T")
+Objective = Literal["clip", "nft"]
 PARTS: tuple[str, ...] = ("encode", "sample", "verify", "update")
 
 
@@ -69,20 +70,23 @@ class Form:
 
 @dataclass(frozen=True)
 class Cell:
-    """What is varied: edits per group, steps of the sampling, pixels on the side of an image."""
+    """What is varied: edits per group, steps of the sampling, pixels on the side of an image, and the objective."""
 
     group: int
     steps: int
     side: int
+    objective: Objective = "clip"
 
 
 def forms(editor: KontextEditor, cell: Cell) -> dict[str, Form]:
     """Both forms of a cell, on the same weights."""
-    config = EditorGrpoConfig(group_size=cell.group, sample_steps=cell.steps)
+    kind: dict[str, Any] = {"kernel": "ode", "beta": 0.0} if cell.objective == "nft" else {}
+    config = EditorGrpoConfig(group_size=cell.group, sample_steps=cell.steps, objective=cell.objective, **kind)
     ours = Timed(editor.pipeline, height=cell.side, width=cell.side)
     each = EachEdit(editor.pipeline, height=cell.side, width=cell.side)
     each.group = cell.group
-    whole = config.model_copy(update={"sde_steps": tuple(range(cell.steps - 1))})
+    steps = config.sde_steps if cell.objective == "nft" else tuple(range(cell.steps - 1))
+    whole = config.model_copy(update={"sde_steps": steps})
     return {"ours": Form(ours, config, sys.maxsize), "naive": Form(each, whole, 1)}
 
 

@@ -8,9 +8,9 @@ three things only:
 
 - *Encoding.* Ours encodes a task once; all members of its group, all steps and the update use that. The naive form
   encodes instruction and source for every edit by itself, and again for the update, as a loop over single samples does.
-- *Window.* Ours makes the first step stochastic and trains that one (the default of `editor_grpo`). The naive form
-  trains every step that has a log-probability, which is Flow-GRPO without a window: all but the last, for the kernel is
-  CPS.
+- *Window.* With `clip` ours makes the first step stochastic and trains that one (the default of `editor_grpo`). The
+  naive form trains every step that has a log-probability, which is Flow-GRPO without a window: all but the last, for
+  the kernel is CPS. `nft` trains no steps of the sampling, and has no window.
 - *Verifier.* Ours asks it about all edits of a step in one call, the naive form once per edit.
 
 A cheaper step is no gain if it learns less: that needs training runs, not a stopwatch. What is checked here is that the
@@ -37,6 +37,7 @@ import torch
 from benchmarks.update_forms import (
     PARTS,
     Cell,
+    Objective,
     forms,
     gradient_difference,
     one_step,
@@ -87,11 +88,14 @@ def measure(
     return result
 
 
-def cells(groups: Sequence[int], steps: Sequence[int], sides: Sequence[int]) -> list[Cell]:
+def cells(
+    groups: Sequence[int], steps: Sequence[int], sides: Sequence[int], objectives: Sequence[Objective]
+) -> list[Cell]:
     """The first of each list together, and every other value with the first of the other lists."""
-    first = Cell(groups[0], steps[0], sides[0])
+    first = Cell(groups[0], steps[0], sides[0], objectives[0])
     return [
         first,
+        *(replace(first, objective=objective) for objective in objectives[1:]),
         *(replace(first, group=group) for group in groups[1:]),
         *(replace(first, steps=count) for count in steps[1:]),
         *(replace(first, side=side) for side in sides[1:]),
@@ -114,9 +118,13 @@ def run(arguments: Any) -> dict[str, Any]:
     """Everything that is written; it is printed as it comes."""
     load = os.getloadavg()
     small = Cell(min(arguments.groups), min(arguments.steps), min(arguments.sides))
-    windows = {"first step": (0,), "all steps": tuple(range(small.steps - 1))}
+    cases: dict[str, tuple[Cell, tuple[int, ...]]] = {
+        "first step": (small, (0,)),
+        "all steps": (small, tuple(range(small.steps - 1))),
+        "nft": (replace(small, objective="nft"), (0,)),
+    }
     tasks = sample_tasks(arguments.prompts, 0)
-    gaps = {name: gradient_difference(arguments.editor, small, window, tasks) for name, window in windows.items()}
+    gaps = {name: gradient_difference(arguments.editor, *case, tasks) for name, case in cases.items()}
     assert max(gaps.values()) < TOLERANCE, f"the two forms give different gradients: {gaps}"
     _say(
         "same window, same gradient: largest relative difference "
@@ -127,7 +135,7 @@ def run(arguments: Any) -> dict[str, Any]:
     measured: list[dict[str, Any]] = []
     measure(small, editor, policy, arguments.verifier, 1, 1)  # the first passes through any model are slower
     _say(_HEAD)
-    for cell in cells(arguments.groups, arguments.steps, arguments.sides):
+    for cell in cells(arguments.groups, arguments.steps, arguments.sides, arguments.objectives):
         measured.append(measure(cell, editor, policy, arguments.verifier, arguments.repeats, arguments.prompts))
         _say(_line(measured[-1]))
     note = _note(measured)
@@ -143,14 +151,14 @@ def run(arguments: Any) -> dict[str, Any]:
 
 
 _HEAD = (
-    f"{'':17s} {'ours':^37s}  {'naive':^37s}\n{'group steps  side':17s}"
+    f"{'':22s} {'ours':^37s}  {'naive':^37s}\n{'loss group steps  side':22s}"
     + f" {'s/step':>9s}{'encode':>7s}{'sample':>7s}{'verify':>7s}{'update':>7s} " * 2
     + f"{'ratio':>6s}{'cpu':>6s}"
 )
 
 
 def _line(cell: dict[str, Any]) -> str:
-    text = f"{cell['group']:5d} {cell['steps']:5d} {cell['side']:5d}"
+    text = f"{cell['objective']:4s} {cell['group']:5d} {cell['steps']:5d} {cell['side']:5d}"
     for name in ("ours", "naive"):
         shares = "".join(f"{cell[name]['shares'][part]:7.0%}" for part in PARTS)
         text += f" {cell[name]['seconds']:9.2f}{shares} "
@@ -177,6 +185,7 @@ def _arguments(argv: Sequence[str] | None) -> Any:
     parser.add_argument("--groups", type=int, nargs="+", default=[8, 4, 16], help="the first one goes with the others")
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 8], help="of the sampling; likewise")
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 128], help="pixels; likewise")
+    parser.add_argument("--objectives", nargs="+", choices=("clip", "nft"), default=["clip", "nft"], help="likewise")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     return parser.parse_args(argv)
 

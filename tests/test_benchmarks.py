@@ -15,6 +15,7 @@ from benchmarks.kontext_random import SCALES
 from benchmarks.update_forms import (
     Cell,
     EachEdit,
+    Objective,
     forms,
     gradient_difference,
     one_step,
@@ -43,13 +44,14 @@ def editor_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_editor(tmp_path_factory.mktemp("benchmark") / "editor")
 
 
-@pytest.mark.parametrize("window", [(0,), (0, 1)])
-def test_both_forms_give_the_same_gradient(editor_folder: Path, window: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("objective", "window"), [("clip", (0,)), ("clip", (0, 1)), ("nft", (0,))])
+def test_both_forms_give_the_same_gradient(editor_folder: Path, objective: Objective, window: tuple[int, ...]) -> None:
     """The same tasks, noise, advantages and window: they differ by the size of the encoders' batches alone.
 
     Float32 has a relative precision of 6e-8; some hundred additions in a row leave far less than 1e-4.
     """
-    assert gradient_difference(editor_folder, Cell(2, 3, 64), window, sample_tasks(2, 0)) < 1e-4
+    cell = Cell(2, 3, 64, objective)
+    assert gradient_difference(editor_folder, cell, window, sample_tasks(2, 0)) < 1e-4
 
 
 def test_a_wrong_gradient_is_seen(editor_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,8 +102,9 @@ def test_what_the_naive_form_does_more(editor_folder: Path, monkeypatch: pytest.
 
 
 def test_one_thing_is_varied_at_a_time() -> None:
-    assert update_time.cells([8, 4, 16], [4, 8], [64]) == [
+    assert update_time.cells([8, 4, 16], [4, 8], [64], ["clip", "nft"]) == [
         Cell(8, 4, 64),
+        Cell(8, 4, 64, "nft"),
         Cell(4, 4, 64),
         Cell(16, 4, 64),
         Cell(8, 8, 64),
