@@ -99,12 +99,13 @@ def edit_best_of(
     task = EditTask(source, instruction, category="")
     if count == 1 and verifier is None:
         return BestOf(tuple(make_candidates(sampling_editor(editor, config), task, config, 1, seed)), (), 0)
-    task = named_task(task, config.decomposer, seed)
     place = verifier_place(config, verifier, "--verifier")
+    model = sampling_editor(editor, config)
+    task = named_task(task, config.decomposer, seed)
     greedy = config.traces == 1
     aggregate = "confident" if greedy and config.template == "compact" else "model"
     judge = verifier_at(place, config, temperature=0.0 if greedy else 1.0, aggregate=aggregate)
-    edits = make_candidates(sampling_editor(editor, config), task, config, count, seed)
+    edits = make_candidates(model, task, config, count, seed)
     judgements = judge.score(edits, config.traces, seed)
     return BestOf(tuple(edits), tuple(judgements), best([judgement.score for judgement in judgements]))
 

@@ -198,9 +198,9 @@ def curves_table(rows: Sequence[Row], arms: Sequence[str]) -> str:
     line between two probes.
     """
     seeds, curves = shared_curves(rows, arms)
-    if not seeds:
+    counts = list(next(iter(curves.values()), {}))
+    if not counts:
         return "(no seed that all arms have yet)"
-    counts = list(next(iter(curves.values())))
     budget = min(curve[counts[-1]][0] for curve in curves.values())
     lines: list[list[str]] = []
     for arm, curve in curves.items():

@@ -40,6 +40,7 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._begun_here = False
 
     @classmethod
     def open(
@@ -126,14 +127,14 @@ class Run:
 
     @contextmanager
     def unless_refused(self) -> Generator[None]:
-        """Where the block raises `UserError` before anything was done in the run, its directory is taken away again.
+        """Where the block raises `UserError`, the directory of a run that was begun just now is taken away again.
 
         A wrong model or a wrong setting then costs one clear line, and the mended command is no other run.
         """
         try:
             yield
         except UserError:
-            if not self.checkpoint.exists() and not self.metrics():
+            if self._begun_here:
                 shutil.rmtree(self.path, ignore_errors=True)
             raise
 
@@ -145,6 +146,7 @@ class Run:
         # config.json comes first: with it the directory is a run, and can be resumed.
         atomic_write(self.path / "config.json", _json(document))
         self._complete()
+        self._begun_here = True
 
     def _go_on(self, config: BaseModel, document: Mapping[str, Any]) -> None:
         before = _read_json(self.path / "config.json")

@@ -98,7 +98,8 @@ class EditsConfig(Config):
 class EditConfig(SamplingConfig):
     """`[edit]`: one picture, how it is edited, and the verifier that is asked about the edits.
 
-    The defaults are for the built-in world. Of this section `edit-r1 score` takes what is the verifier's.
+    The defaults are for the built-in world. Of this section `edit-r1 score` takes what is the verifier's,
+    but for `traces`, which it has as an option.
     """
 
     steps: int = Field(default=5, gt=0)

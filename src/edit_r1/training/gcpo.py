@@ -178,8 +178,10 @@ def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, re
     folder = open_run(out, config, resume, {"seed": seed, "data": str(data), "model": str(model)})
     if folder.done is not None:
         return
-    pairs = read_pairs(data / TRAIN_PAIRS, decided=True)
-    check_enough(data / TRAIN_PAIRS, len(pairs), config)
+    with folder.unless_refused():
+        pairs = read_pairs(data / TRAIN_PAIRS, decided=True)
+        check_enough(data / TRAIN_PAIRS, len(pairs), config)
+        probe = probe_set(data, config.probe)
     torch.manual_seed(seed)
     policy, processor = load_backbone(model, config.backbone)
     policy.model.visual.requires_grad_(not config.freeze_vision)
@@ -190,7 +192,6 @@ def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, re
     last, done = resume_point(folder, resume)
     engine = TransformersEngine(policy, processor, name=str(model), batch_size=128)
     verifier = Verifier(engine, template=template, max_tokens=config.max_tokens)
-    probe = probe_set(data, config.probe)
     with track("GCPO", total=config.steps, start=done, console=console()) as bar:
         trainer = GcpoTrainer(
             model=policy,

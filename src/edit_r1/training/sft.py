@@ -109,7 +109,7 @@ def finish(run: Run, trainer: Trainer, processor: Any, summary: dict[str, Any]) 
         RuntimeError: the trainer ended before its last step; transformers only warns when there is too little data.
     """
     done, steps = trainer.state.global_step, trainer.args.max_steps
-    if done != steps:
+    if done < steps:  # one that was resumed at its end may have made one more
         raise RuntimeError(f"the trainer of {run.path} stopped after {done} of {steps} steps")
     state = trainer.accelerator.get_state_dict(trainer.model)  # gathered, where processes hold parts of it
     if process().is_main_process:

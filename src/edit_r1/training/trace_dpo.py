@@ -26,7 +26,7 @@ from edit_r1.stages import TRAIN_PAIRS, TraceDpoConfig
 from edit_r1.training.backbone import adapter, load_backbone, trainer_arguments
 from edit_r1.training.contrast import contrast
 from edit_r1.training.gcpo import pair_rows, trace_verdict
-from edit_r1.training.processes import console, open_run
+from edit_r1.training.processes import console, open_run, process
 from edit_r1.training.sft import RunLog, finish, resume_point
 from edit_r1.verifier.engines.transformers_engine import TransformersEngine
 from edit_r1.verifier.prompting import Prompt
@@ -92,6 +92,8 @@ def _score(completion: Completion, questions: list[str]) -> float:
 
 def run(config: TraceDpoConfig, *, data: Path, model: Path, out: Path, seed: int, resume: bool) -> None:
     """Train the verifier in `model` on traces of the pairs in `data`; the result is `out/model`."""
+    if process().num_processes > 1:
+        raise UserError("DPO on trace pairs is a baseline for one process: start it without torchrun or accelerate")
     folder = open_run(out, config, resume, {"seed": seed, "data": str(data), "model": str(model)})
     if folder.done is not None:
         return
