@@ -122,8 +122,8 @@ seconds. First by verifier:
 {verifier_curves}
 
 Then by objective, kernel and window; all with GCPO's verifier. (`gcpo` is DiffusionNFT with the confident score, the
-default; all others but `score` are kinds of the paper's objective. The seconds of `gcpo` are of an earlier day; every arm
-had one core, beside a busy one.) A share of 96 tasks has a standard error of 5 points, one of the 300 above of 2.9.
+default; all others but `score` are kinds of the paper's objective. The seconds of `gcpo` are of an earlier day; every
+arm had one core, beside a busy one.) A share of 96 tasks has a standard error of 5 points, one of the 300 above of 2.9.
 
 {setting_curves}
 
