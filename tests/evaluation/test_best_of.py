@@ -314,7 +314,7 @@ def test_what_servers_do_not_say_is_told(models: Path, tmp_path: Path) -> None:
     photo, words = photograph(tmp_path), "paint the cup blue"
     given = ("--editor", models / "editor", "--set", "steps=1", "--best-of", 2, "--out", tmp_path / "edited.png")
     judged = (*given, "--verifier", models / "verifier")
-    assert "chat decomposer, named as [edit.decomposer] of a recipe" in refusal(command("edit", photo, words, *judged))
+    assert "put a chat model into [edit.decomposer] of a recipe" in refusal(command("edit", photo, words, *judged))
     with serving(lambda request, number: answer("I cannot.")) as server:
         said = refusal(command("edit", photo, words, *judged, *servers(server.url, "decomposer")))
     assert said.startswith(f"decomposer at {server.url} named no principles (bad_answer: I cannot.)")

@@ -57,7 +57,8 @@ def _grammars(task: EditTask) -> tuple[Principle, ...]:
     try:
         return GrammarDecomposer().principles(task.source, task.instruction)
     except UserError as error:
-        raise UserError(f"{error}, named as [edit.decomposer] of a recipe (--preset qwen_vl/edit)") from None
+        mend = "for other pictures and words put a chat model into [edit.decomposer] of a recipe (docs/best_of.md)"
+        raise UserError(f"{error}; {mend}") from None
 
 
 def _asked(task: EditTask, decomposer: EndpointConfig, seed: int) -> tuple[Principle, ...]:
