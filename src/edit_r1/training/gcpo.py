@@ -182,6 +182,7 @@ def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, re
         pairs = read_pairs(data / TRAIN_PAIRS, decided=True)
         check_enough(data / TRAIN_PAIRS, len(pairs), config)
         probe = probe_set(data, config.probe)
+        list(pair_rows([pairs[0]], 0, config.backbone.template, gold=config.check_weight > 0))  # data without truth
     torch.manual_seed(seed)
     policy, processor = load_backbone(model, config.backbone)
     policy.model.visual.requires_grad_(not config.freeze_vision)
