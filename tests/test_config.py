@@ -251,8 +251,8 @@ def test_dump_is_json_and_comes_back() -> None:
 
 
 def test_changed_keys_are_dotted() -> None:
-    before = {"steps": 3, "optimizer": {"rate": 1, "betas": [1, 2]}, "old": None, "teacher": {"rate": 1}}
-    after = {"steps": 3, "optimizer": {"rate": 2, "betas": [1, 2]}, "new": {}, "teacher": None}
+    before = {"steps": 3, "optimizer": {"rate": 1, "betas": [1, 2]}, "old": 1, "gone": None, "teacher": {"rate": 1}}
+    after = {"steps": 3, "optimizer": {"rate": 2, "betas": [1, 2]}, "new": {}, "off": None, "teacher": None}
     assert changed_keys(before, after) == ["new", "old", "optimizer.rate", "teacher", "teacher.rate"]
     assert changed_keys(before, before) == []
 
