@@ -108,6 +108,14 @@ class RandomKontext(KontextEditor):
         return torch.full((len(latents), 3, self.height, self.width), 0.5)
 
 
+def random_qwen(config: Path, where: torch.device, dtype: torch.dtype, **other: int) -> Any:
+    """A random Qwen-VL of the sizes in a `config.json`; `other` values, such as `image_token_id`, replace its own."""
+    values = json.loads(config.read_text(encoding="utf-8")) | other
+    settings: Any = CONFIG_MAPPING[values["model_type"]].from_dict(values)
+    with where:
+        return AutoModelForImageTextToText.from_config(settings, dtype=dtype)
+
+
 class RandomVerifier:
     """A random Qwen-VL of the configuration's sizes, which reads two pictures of `side` pixels and writes traces."""
 
@@ -116,10 +124,7 @@ class RandomVerifier:
     ) -> None:
         self.size = read_architecture(config)
         self.max_tokens, self.batch = max_tokens, batch
-        values = json.loads(config.read_text(encoding="utf-8"))
-        settings: Any = CONFIG_MAPPING[self.size.kind].from_dict(values)
-        with where:
-            self.model: Any = AutoModelForImageTextToText.from_config(settings, dtype=dtype).eval()
+        self.model = random_qwen(config, where, dtype).eval()
         self.grid = side // (self.size.patch * self.size.merge) * self.size.merge
         self.patches = 2 * self.grid**2
         self.prompt = prompt_tokens("verify", self.patches // self.size.merge**2)

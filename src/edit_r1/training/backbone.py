@@ -56,6 +56,7 @@ def trainer_arguments(config: BackboneConfig, out: Path, seed: int) -> dict[str,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "use_cpu": not gpu,
         "dataloader_pin_memory": gpu,
+        "dataloader_num_workers": 2 if gpu else 0,  # pictures are made ready while the GPU computes
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 
 from edit_r1.data.gold import check_agreement, gold_checks
@@ -185,7 +185,6 @@ def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, re
         list(pair_rows([pairs[0]], 0, config.backbone.template, gold=config.check_weight > 0))  # data without truth
     torch.manual_seed(seed)
     policy, processor = load_backbone(model, config.backbone)
-    policy.model.visual.requires_grad_(not config.freeze_vision)
     end_id = processor.tokenizer.eos_token_id
     template, gold = config.backbone.template, config.check_weight > 0
     dataset = rows_in_turn(pairs, end_id, template, gold=gold)
@@ -194,20 +193,38 @@ def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, re
     engine = TransformersEngine(policy, processor, name=str(model), batch_size=128)
     verifier = Verifier(engine, template=template, max_tokens=config.max_tokens)
     with track("GCPO", total=config.steps, start=done, console=console()) as bar:
-        trainer = GcpoTrainer(
-            model=policy,
-            reward_funcs=[score_reward, check_reward] if gold else score_reward,
-            args=_arguments(config, checkpoints, seed),
-            train_dataset=dataset,
-            processing_class=processor,
-            callbacks=[ProbeLog(folder, bar, probe=probe, every=config.probe_every, verifier=verifier)],
-            peft_config=adapter(config.backbone),
-            settings=config,
-        )
-        trainer.remove_callback(PrinterCallback)
+        log = ProbeLog(folder, bar, probe=probe, every=config.probe_every, verifier=verifier)
+        rewards: list[Any] = [score_reward, check_reward] if gold else [score_reward]
+        trainer = new_trainer(policy, processor, dataset, rewards, config, checkpoints, seed, [log])
         with disk_errors(checkpoints):
             trainer.train(resume_from_checkpoint=last)
     finish(folder, trainer, processor, {"pairs": len(pairs), "steps": config.steps})
+
+
+def new_trainer(
+    policy: Any,
+    processor: Any,
+    dataset: Dataset,
+    rewards: list[Any],
+    config: GcpoConfig,
+    checkpoints: Path,
+    seed: int,
+    callbacks: list[TrainerCallback],
+) -> GcpoTrainer:
+    """The trainer of `policy` on `rows_in_turn`; `rewards` are functions of TRL's: of scores, and perhaps of checks."""
+    policy.model.visual.requires_grad_(not config.freeze_vision)
+    trainer = GcpoTrainer(
+        model=policy,
+        reward_funcs=rewards,
+        args=_arguments(config, checkpoints, seed),
+        train_dataset=dataset,
+        processing_class=processor,
+        callbacks=callbacks,
+        peft_config=adapter(config.backbone),
+        settings=config,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _arguments(config: GcpoConfig, out: Path, seed: int) -> GRPOConfig:

@@ -6,6 +6,7 @@ Also what every trainer of a verifier shares: its log, its checkpoints and its e
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def fine_tune(
     *,
     seed: int,
     resume: bool,
+    callbacks: Iterable[TrainerCallback] = (),
 ) -> SFTTrainer:
     """Train `model`; checkpoints go to `run/trainer`, and `resume` continues from the last one.
 
@@ -84,7 +86,7 @@ def fine_tune(
             args=_arguments(config, checkpoints, seed),
             train_dataset=dataset,
             processing_class=processor,
-            callbacks=[RunLog(run, bar)],
+            callbacks=[RunLog(run, bar), *callbacks],
             peft_config=adapter(config.backbone),  # pyright: ignore[reportArgumentType]
         )
         trainer.remove_callback(PrinterCallback)
