@@ -135,7 +135,7 @@ class Bench:
 
 
 def measure(arguments: Any) -> dict[str, Any]:
-    """Everything that is printed and written."""
+    """Everything that is printed; written stage by stage."""
     chosen = overrides_by_section(arguments.set, STAGES)
     report: Report = examine(arguments.recipe, None, 1, round(arguments.gpu_memory * GIB), arguments.set)
     bench = Bench(report.size, beside(arguments.recipe, ".json") or assets.VERIFIER / "config.json", arguments.steps)
@@ -144,25 +144,24 @@ def measure(arguments: Any) -> dict[str, Any]:
     policy = load_recipe(GcpoConfig, arguments.recipe, chosen["gcpo"], "gcpo")
     if policy.vllm != "off":
         raise UserError("what transformers writes is measured: add --set gcpo.vllm=off")
-    return {
-        "environment": environment(),
-        "recipe": arguments.recipe,
-        "parameters": report.size.parameters,
-        "cold_start": bench.cold_start(sft, stages["cold_start"]),
-        "gcpo": bench.gcpo(policy, stages["gcpo"]),
-    }
+    found = {"environment": environment(), "recipe": arguments.recipe, "parameters": report.size.parameters}
+    for name, work in (
+        ("cold_start", lambda: bench.cold_start(sft, stages["cold_start"])),
+        ("gcpo", lambda: bench.gcpo(policy, stages["gcpo"])),
+    ):
+        found[name] = work()
+        if arguments.out:  # a stage takes minutes: what is measured is kept
+            atomic_write(arguments.out, json.dumps(found, indent=2) + "\n")
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print the table and write the JSON."""
-    arguments = _arguments(argv)
+    """Measure, write the JSON and print the table."""
     try:
-        report = measure(arguments)
+        report = measure(_arguments(argv))
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
     sys.stdout.write(_table(report))
-    if arguments.out:
-        atomic_write(arguments.out, json.dumps(report, indent=2) + "\n")
 
 
 def _words(count: int) -> str:

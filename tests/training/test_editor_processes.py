@@ -103,6 +103,14 @@ def test_a_metric_that_one_process_lacks_is_left_out(monkeypatch: pytest.MonkeyP
     assert processes.mean_of({"noop_rate": 1.0}) == {"noop_rate": 0.75}
 
 
+def test_no_training_attends_by_cudnn() -> None:
+    """Its gradients were NaN on an H200 (LOG.md); whoever asks for the device has switched it off."""
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    processes.process.cache_clear()
+    processes.device()
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_only_the_first_process_holds_what_it_saves(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = {"a": torch.ones(2, requires_grad=True)}
     assert processes.collected(tensors)["a"].tolist() == [1.0, 1.0]
