@@ -39,6 +39,7 @@ from edit_r1.runs.run import Run
 from edit_r1.stages import BackboneConfig, ColdStartConfig, GcpoConfig
 from edit_r1.training import gcpo
 from edit_r1.training.architecture import Architecture
+from edit_r1.training.backbone import freeze
 from edit_r1.training.doctor import STAGES, Report, Stage, examine
 from edit_r1.training.memory import Work
 from edit_r1.training.processes import device
@@ -84,8 +85,12 @@ class Bench:
         token = self.processor.tokenizer.convert_tokens_to_ids
         ids = {f"{name}_token_id": token(f"<|{name}|>") for name in ("vision_start", "vision_end")}
         ids |= {f"{name}_token_id": token(f"<|{name}_pad|>") for name in ("image", "video")}
-        in_bf16 = backbone.bf16 and backbone.lora_rank > 0
-        return random_qwen(self.config, device(), torch.bfloat16 if in_bf16 else torch.float32, **ids)
+        adapted = backbone.lora_rank > 0
+        dtype = torch.bfloat16 if backbone.bf16 and adapted else torch.float32
+        model = random_qwen(self.config, device(), dtype, **ids)
+        if adapted:
+            freeze(model.model.visual)
+        return model
 
     def row(self, work: Work) -> dict[str, Any]:
         """Two random pictures, and a prompt and an answer that make as many tokens as `work` says."""

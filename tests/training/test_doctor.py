@@ -83,6 +83,8 @@ def test_the_step_of_a_recipe_by_hand() -> None:
     assert (stage.memory.reserved, stage.memory.cache) == (24 * GIB, 0)
     plain = stages("qwen_vl/qwen2_5_vl_3b", overrides=("gcpo.vllm=off",))["gcpo"]
     assert (plain.work.written, plain.memory.reserved) == (128, 0)
+    probed = stages("qwen_vl/qwen2_5_vl_3b", overrides=("gcpo.probe=runs/traces",))["gcpo"]
+    assert (probed.work.written, probed.memory.reserved) == (128, 24 * GIB)
     assert plain.memory.cache > 0
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from collections import Counter
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftConfig
+from peft import LoraConfig, PeftConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file
 from tests.training.tiny_qwen2_5 import tiny_qwen2_5
@@ -21,6 +22,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from edit_r1.errors import UserError
 from edit_r1.records import Provenance, Verdict
 from edit_r1.stages import BackboneConfig, ColdStartConfig, GcpoConfig
+from edit_r1.training import backbone as backbones
 from edit_r1.training import cold_start, gcpo
 from edit_r1.training.backbone import load_backbone
 from edit_r1.verifier.verifier import Completion
@@ -105,6 +107,40 @@ def test_all_weights_move_but_for_a_frozen_vision_tower(world: Path, base: Path,
     changed = moved(started, judged)
     assert changed
     assert not of_vision(changed)
+
+
+def test_with_adapters_and_checkpointing_pictures_pass_once(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer of the language model passes twice, one of the vision tower once; all adapters get the same gradients.
+
+    The reference is a tower whose weights alone are frozen: transformers has gradients asked of its inputs, so it
+    passes twice too, and backwards.
+    """
+    once, frozen = adapter_gradients(base)
+    monkeypatch.setattr(backbones, "freeze", lambda module: module.requires_grad_(False))
+    twice, plain = adapter_gradients(base)
+    assert (once, twice) == ({"vision": 1, "language": 2}, {"vision": 2, "language": 2})
+    assert frozen.keys() == plain.keys()
+    assert any(gradient.any() for gradient in frozen.values())
+    for name, gradient in frozen.items():
+        torch.testing.assert_close(gradient, plain[name], atol=0, rtol=0)
+
+
+def adapter_gradients(base: Path) -> tuple[Counter[str], Weights]:
+    """Passes of a layer of each tower in one step of a model prepared as TRL prepares it, and what it would learn."""
+    model, processor = load_backbone(base, LORA)
+    passes: Counter[str] = Counter()
+    parts = {"vision": model.model.visual.blocks[0].attn, "language": model.model.language_model.layers[0].self_attn}
+    for name, part in parts.items():
+        part.register_forward_pre_hook(lambda *_, name=name: passes.update([name]))
+    torch.manual_seed(0)
+    policy: Any = get_peft_model(model, LoraConfig(r=4, target_modules=backbones.ADAPTED, init_lora_weights=False))
+    policy.enable_input_require_grads()
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    policy.train()
+    picture = "<|vision_start|> <|image_pad|> <|vision_end|>"
+    seen = [Image.new("RGB", (56, 56), colour) for colour in ("red", "blue")]
+    policy(**processor(text=[f"{picture} {picture} red"], images=[seen], return_tensors="pt")).logits.sum().backward()
+    return passes, {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.usefixtures("scores")

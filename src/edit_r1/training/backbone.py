@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
+from torch import nn
 
 from edit_r1.stages import BackboneConfig
 from edit_r1.verifier.tiny import load_verifier_model
@@ -19,12 +20,26 @@ def load_backbone(path: Path, config: BackboneConfig) -> tuple[Any, Any]:
     """Model and processor of a verifier folder, ready for a trainer. `UserError` when it is of another kind.
 
     Weights that are trained are held in float32, whatever is computed in: their updates are too small for bfloat16.
+    With adapters the vision tower is frozen, for none of them is in it.
     """
     frozen_in_bf16 = config.bf16 and config.lora_rank > 0
     model, processor = load_verifier_model(path, dtype=torch.bfloat16 if frozen_in_bf16 else torch.float32)
     if config.max_pixels is not None:
         processor.image_processor.size["longest_edge"] = config.max_pixels
+    if config.lora_rank:
+        freeze(model.model.visual)
     return model, processor
+
+
+def freeze(module: nn.Module) -> None:
+    """Train nothing of a module, and keep nothing of its passes.
+
+    That its weights take no gradients is not enough: for checkpointing beside adapters, transformers has gradients
+    asked of every input, and the vision tower would be passed twice more for nothing. Qwen2.5-VL's is slow: it attends
+    window by window.
+    """
+    module.requires_grad_(False)
+    module.forward = torch.no_grad()(module.forward)
 
 
 def adapter(config: BackboneConfig) -> LoraConfig | None:

@@ -118,7 +118,9 @@ def cold_start_work(size: Architecture, config: ColdStartConfig, pixels: int, an
 
 
 def gcpo_work(size: Architecture, config: GcpoConfig, pixels: int, gpus: int) -> Work:
-    """The micro batch of GCPO, and the traces that are written at once: all of a step, unless vLLM writes them."""
+    """The micro batch of GCPO, and the traces that transformers writes at once: a step's, where vLLM does not, or the
+    probe's, which are as many.
+    """
     rows = 2 * config.pairs_per_step * config.traces
     patches = 2 * (pixels // size.patch**2)
     return Work(
@@ -128,7 +130,7 @@ def gcpo_work(size: Architecture, config: GcpoConfig, pixels: int, gpus: int) ->
         patches=patches,
         trains_vision=not config.freeze_vision,
         whole_logits=gpus == 1 and not config.backbone.gradient_checkpointing,
-        written=rows if config.vllm == "off" else 0,
+        written=rows if config.vllm == "off" or config.probe else 0,
     )
 
 

@@ -24,7 +24,7 @@ from edit_r1.files import disk_errors
 from edit_r1.records import Edit, Failure, Principle, Provenance, Verdict
 from edit_r1.runs.progress import track
 from edit_r1.stages import PROBE, TRACES, TRAIN_PAIRS, GcpoConfig
-from edit_r1.training.backbone import adapter, load_backbone, micro_batches, trainer_arguments
+from edit_r1.training.backbone import adapter, freeze, load_backbone, micro_batches, trainer_arguments
 from edit_r1.training.gcpo_trainer import GcpoTrainer
 from edit_r1.training.processes import callable_parts, console, open_run, process
 from edit_r1.training.sft import RunLog, finish, resume_point
@@ -190,7 +190,8 @@ def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, re
     dataset = rows_in_turn(pairs, end_id, template, gold=gold)
     checkpoints = out / "trainer"
     last, done = resume_point(folder, resume)
-    engine = TransformersEngine(policy, processor, name=str(model), batch_size=128)
+    rows = 2 * config.pairs_per_step * config.traces  # as many traces at once as in a step
+    engine = TransformersEngine(policy, processor, name=str(model), batch_size=rows)
     verifier = Verifier(engine, template=template, max_tokens=config.max_tokens)
     with track("GCPO", total=config.steps, start=done, console=console()) as bar:
         log = ProbeLog(folder, bar, probe=probe, every=config.probe_every, verifier=verifier)
@@ -212,7 +213,8 @@ def new_trainer(
     callbacks: list[TrainerCallback],
 ) -> GcpoTrainer:
     """The trainer of `policy` on `rows_in_turn`; `rewards` are functions of TRL's: of scores, and perhaps of checks."""
-    policy.model.visual.requires_grad_(not config.freeze_vision)
+    if config.freeze_vision:
+        freeze(policy.model.visual)
     trainer = GcpoTrainer(
         model=policy,
         reward_funcs=rewards,

@@ -143,11 +143,11 @@ def activations(size: Architecture, backbone: BackboneConfig, work: Work) -> int
 
     Without checkpointing every layer keeps what `layer` says. With it a layer keeps its input alone, and one layer at a
     time is computed again and keeps the rest, which goes as its gradients come. The vision tower keeps nothing where it
-    is not trained; but Qwen2.5-VL does with adapters and checkpointing, for then gradients are asked of its inputs.
+    is not trained (`backbone.freeze`).
     """
     c, full, row = computed(backbone), not backbone.lora_rank, work.prompt + work.answer
     tokens, patches = work.rows * row, work.rows * work.patches
-    if not (work.trains_vision if full else backbone.gradient_checkpointing):
+    if not (full and work.trains_vision):
         patches = 0
     language = tokens * layer(size.language, backbone, trained=full, row=row)
     vision = patches * layer(size.vision, backbone, trained=full)

@@ -36,8 +36,8 @@ A process that is dead is not waited for: torchrun ends the others.
 def process() -> PartialState:
     """This process among those that were started together; alone it is the first of one.
 
-    It parts from the others when it ends, for one that just ends may abort the rest. Attention by cuDNN is switched off:
-    torch 2.11 prefers it on an H200, where gradients through it were NaN or ended in an illegal memory access (LOG.md).
+    It parts from the others when it ends, for one that just ends may abort the rest. Attention by cuDNN is switched
+    off: torch 2.11 prefers it on an H200, where gradients through it were NaN or an illegal memory access (LOG.md).
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
     here = PartialState(cpu=not torch.cuda.is_available(), timeout=_LONGEST_WAIT)
