@@ -134,9 +134,9 @@ arm had one core, beside a busy one.) A share of 96 tasks has a standard error o
     python -m benchmarks.kontext_step --group 8 --verifier-config src/edit_r1/recipes/qwen_vl/qwen3_vl_4b.json \\
         --repeats 1 --max-tokens 256 --out results/kontext_step.json
 
-The architecture of FLUX.1-Kontext ({frozen} frozen and {trained} trained parameters) and a Qwen3-VL-4B, both with random
-weights, on one {gpu}: {edits} edits of {side} pixels, 6 steps of which one is trained, and a trace of 256 tokens for
-each. One step, after one that is not counted. What encoding and decoding take is not in it. *Floor*: the larger of
+The architecture of FLUX.1-Kontext ({frozen} frozen and {trained} trained parameters) and a Qwen3-VL-4B, both with
+random weights, on one {gpu}: {edits} edits of {side} pixels, 6 steps of which one is trained, and a trace of 256 tokens
+for each. One step, after one that is not counted. What encoding and decoding take is not in it. *Floor*: the larger of
 operations / peak and bytes / bandwidth, both counted; *MFU*: operations / (seconds x peak); *HFU* counts what
 checkpointing computes again.
 

@@ -118,8 +118,9 @@ def cold_start_work(size: Architecture, config: ColdStartConfig, pixels: int, an
 
 
 def gcpo_work(size: Architecture, config: GcpoConfig, pixels: int, gpus: int) -> Work:
-    """The micro batch of GCPO, and the traces that transformers writes at once: a step's, where vLLM does not, or the
-    probe's, which are as many.
+    """The micro batch of GCPO, and the traces that transformers writes at once.
+
+    Those are a step's, where vLLM does not write them, or the probe's, which are as many.
     """
     rows = 2 * config.pairs_per_step * config.traces
     patches = 2 * (pixels // size.patch**2)
