@@ -124,7 +124,7 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder:
             policy = self.model(config.backbone)
             trainer = gcpo.new_trainer(
-                policy, self.processor, rows, [_scores(config.traces)], config, Path(folder), 0, [steps]
+                policy, self.processor, rows, [scores_of(config.traces)], config, Path(folder), 0, [steps]
             )
             # No trace may end early, and none may have a picture's token, which no picture would stand behind.
             trainer.generation_config.suppress_tokens = list(range(len(SPECIAL)))
@@ -173,8 +173,8 @@ def _words(count: int) -> str:
     return " ".join([WORD] * count)
 
 
-def _scores(traces: int) -> Callable[..., list[float]]:
-    """A reward function: winners and losers in turn, from the best to the worst, so that no two scores are alike."""
+def scores_of(traces: int) -> Callable[..., list[float]]:
+    """A reward function: no two scores of a pair are alike, and with an even `traces` no trace is at the mean."""
 
     def scores(completions: list[Any], **_: Any) -> list[float]:
         places = (divmod(index % (2 * traces), traces) for index in range(len(completions)))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks import kontext_step, update_time
+from benchmarks import kontext_step, update_time, verifier_step
 from benchmarks.kontext_floor import Passes, Work, count_passes, step_work, verifier_work
 from benchmarks.kontext_random import SCALES
 from benchmarks.update_forms import (
@@ -32,9 +32,11 @@ from edit_r1.editors.kontext import KontextEditor
 from edit_r1.records import Edit, EditTask
 from edit_r1.stages import EditorGrpoConfig
 from edit_r1.training.architecture import read_architecture
-from edit_r1.training.doctor import prompt_tokens
+from edit_r1.training.contrast import contrast
+from edit_r1.training.doctor import examine, prompt_tokens
 from edit_r1.training.editor_rewards import Reward
 from edit_r1.training.editor_rollout import Draw
+from edit_r1.verifier.prompting import chat_message
 
 VERIFIER_CONFIG = assets.VERIFIER / "config.json"
 
@@ -235,3 +237,43 @@ def test_the_summary_of_two_steps_by_hand() -> None:
     assert parts["step"]["mfu"] == 90 / 1000
     unknown = kontext_step.summary(turns, work, None)
     assert {part[key] for part in unknown.values() for key in ("mfu", "hfu", "floor_seconds")} == {None}
+
+
+@pytest.mark.parametrize("recipe", ["smoke", "qwen_vl/qwen2_5_vl_7b", "qwen_vl/qwen3_vl_8b"])
+def test_rows_of_the_verifiers_steps_are_as_long_as_the_doctor_counts(recipe: str) -> None:
+    """The chat's own words included; two pictures have all of the patches."""
+    report = examine(recipe, None, 1, 80 << 30)
+    bench = verifier_step.Bench(report.size, VERIFIER_CONFIG, steps=1)
+    for stage in report.stages:
+        row = bench.row(stage.work)
+        chat = [chat_message(row["prompt"][0]["content"], 2)]
+        text = bench.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        read = bench.processor(text=[text], images=[row["images"]], return_tensors="pt")
+        assert read["input_ids"].shape[1] == stage.work.prompt
+        assert len(read["pixel_values"]) == stage.work.patches
+
+
+def test_every_trace_of_the_verifiers_steps_is_learnt_from() -> None:
+    """Winner's trace k of 4 is above k + 1 losers', 4 - k winners' are above loser's trace k: the mean is 2.5."""
+    scores = torch.tensor(verifier_step.scores_of(4)([None] * 8)).view(1, 2, 4)
+    rewards = contrast(scores)
+    assert (4 * rewards).tolist() == [[[1, 2, 3, 4], [4, 3, 2, 1]]]
+    assert (rewards - rewards.mean(2, keepdim=True)).all()
+
+
+def test_verifier_step_runs_on_the_tiny_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two pairs of 4 traces each make 16 rows; a row has the doctor's tokens, of which `max_tokens` are written."""
+    out = tmp_path / "step.json"
+    settings = ["gcpo.max_tokens=3", "cold_start.batch_size=2"]
+    chosen = [part for setting in settings for part in ("--set", setting)]
+    verifier_step.main(["--recipe", "smoke", "--steps", "2", *chosen, "--out", str(out)])
+    document = json.loads(out.read_text())
+    stages = {stage.name: stage for stage in examine("smoke", None, 1, 80 << 30, settings).stages}
+    for name, rows, steps in (("cold_start", 2, 2), ("gcpo", 16, 1)):
+        work, found = stages[name].work, document[name]
+        assert (found["rows"], found["steps"]) == (rows, steps)
+        assert found["tokens"] == rows * (work.prompt + 3)
+        assert found["tokens_per_second"] == pytest.approx(found["tokens"] / found["seconds"])
+    assert document["gcpo"]["written_per_second"] == pytest.approx(16 * 3 / document["gcpo"]["writing"])
+    assert document["gcpo"]["writing"] < document["gcpo"]["seconds"]
+    assert "tokens/s" in capsys.readouterr().out
