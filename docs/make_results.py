@@ -143,7 +143,7 @@ checkpointing computes again.
 {kontext}
 
 (Measured by a script that switched cuDNN's attention off and called `kontext_step` at commit e06dabc. Since then
-`training/processes.py` does so itself: without it, gradients were NaN or the step ended in an illegal memory access.)
+`edit_r1/attention.py` does so: without it, gradients were NaN or the step ended in an illegal memory access.)
 docs/real_models.md says what `edit-r1 doctor` had foretold, and how far the 7B verifier came.
 
 ## The oracle

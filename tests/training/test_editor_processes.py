@@ -17,7 +17,8 @@ from tests.training.tiny_editor import tiny_editor
 from edit_r1.errors import UserError
 from edit_r1.runs.checkpoint import load_checkpoint
 from edit_r1.runs.run import read_metrics
-from edit_r1.training import editor_grpo, processes
+from edit_r1.stages import ColdStartConfig
+from edit_r1.training import cold_start, editor_grpo, processes
 
 WEIGHTS = "model/transformer/diffusion_pytorch_model.safetensors"
 
@@ -103,12 +104,12 @@ def test_a_metric_that_one_process_lacks_is_left_out(monkeypatch: pytest.MonkeyP
     assert processes.mean_of({"noop_rate": 1.0}) == {"noop_rate": 0.75}
 
 
-def test_no_training_attends_by_cudnn() -> None:
-    """Its gradients were NaN on an H200 (LOG.md); whoever asks for the device has switched it off."""
-    torch.backends.cuda.enable_cudnn_sdp(True)
-    processes.process.cache_clear()
-    processes.device()
-    assert not torch.backends.cuda.cudnn_sdp_enabled()
+def test_several_gpus_without_a_launcher_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trainers would split batches among them by itself; the folder of the refused run is not left behind."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="sees 2 GPUs: start one process for each with accelerate launch"):
+        cold_start.run(ColdStartConfig(), data=tmp_path, model=None, out=tmp_path / "run", seed=0, resume=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_only_the_first_process_holds_what_it_saves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline  # pyright: ignore[reportPrivateImportUsage]
 
+from edit_r1.attention import without_cudnn
 from edit_r1.editors.kontext import KontextEditor
 from edit_r1.editors.pipeline import PipelineEditor, quiet
 from edit_r1.editors.qwen_image import QwenImageEditor
@@ -43,6 +44,7 @@ def load_editor(
         UserError: the folder is missing, holds no pipeline, a pipeline of another kind, or lacks a part; the size does
             not divide; or the processor of a Qwen-Image-Edit lacks torchvision.
     """
+    without_cudnn()
     folder = Path(path)
     adapter = ADAPTERS[_kind(folder)]
     quiet()

@@ -10,6 +10,7 @@ from peft import LoraConfig
 from torch import nn
 
 from edit_r1.stages import BackboneConfig
+from edit_r1.training.processes import check_launch
 from edit_r1.verifier.tiny import load_verifier_model
 
 ADAPTED = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
@@ -20,8 +21,10 @@ def load_backbone(path: Path, config: BackboneConfig) -> tuple[Any, Any]:
     """Model and processor of a verifier folder, ready for a trainer. `UserError` when it is of another kind.
 
     Weights that are trained are held in float32, whatever is computed in: their updates are too small for bfloat16.
-    With adapters the vision tower is frozen, for none of them is in it.
+    With adapters the vision tower is frozen, for none of them is in it. `UserError` also for several GPUs without a
+    launcher.
     """
+    check_launch()
     frozen_in_bf16 = config.bf16 and config.lora_rank > 0
     model, processor = load_verifier_model(path, dtype=torch.bfloat16 if frozen_in_bf16 else torch.float32)
     if config.max_pixels is not None:
@@ -71,7 +74,6 @@ def trainer_arguments(config: BackboneConfig, out: Path, seed: int) -> dict[str,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "use_cpu": not gpu,
         "dataloader_pin_memory": gpu,
-        "dataloader_num_workers": 2 if gpu else 0,  # pictures are made ready while the GPU computes
     }
 
 

@@ -115,7 +115,8 @@ def run(config: ColdStartConfig, *, data: Path, model: Path | None, out: Path, s
     if folder.done is not None:
         return
     torch.manual_seed(seed)
-    verifier, processor = load_backbone(model or assets.VERIFIER, config.backbone)
-    dataset, summary = lessons(config, data, seed)
+    with folder.unless_refused():
+        verifier, processor = load_backbone(model or assets.VERIFIER, config.backbone)
+        dataset, summary = lessons(config, data, seed)
     trainer = fine_tune(verifier, processor, dataset, config, folder, "Cold start", seed=seed, resume=resume)
     finish(folder, trainer, processor, summary)

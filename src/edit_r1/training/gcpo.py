@@ -183,8 +183,8 @@ def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, re
         check_enough(data / TRAIN_PAIRS, len(pairs), config)
         probe = probe_set(data, config.probe)
         list(pair_rows([pairs[0]], 0, config.backbone.template, gold=config.check_weight > 0))  # data without truth
-    torch.manual_seed(seed)
-    policy, processor = load_backbone(model, config.backbone)
+        torch.manual_seed(seed)
+        policy, processor = load_backbone(model, config.backbone)
     end_id = processor.tokenizer.eos_token_id
     template, gold = config.backbone.template, config.check_weight > 0
     dataset = rows_in_turn(pairs, end_id, template, gold=gold)

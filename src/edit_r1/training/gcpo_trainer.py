@@ -159,7 +159,7 @@ class GcpoTrainer(GRPOTrainer):
         place = (self.args.seed, self.state.global_step, attempt, self.accelerator.process_index)
         data: Any = self.train_dataset
         drawn = random.Random(repr(place)).sample(range(len(data) // 2), count)
-        return [data[row] for pair in drawn for row in rows_of(pair, self.num_generations)]
+        return data.__getitems__([row for pair in drawn for row in rows_of(pair, self.num_generations)])
 
     def _get_per_token_logps_and_entropies(
         self,

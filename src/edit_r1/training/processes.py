@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from edit_r1.attention import without_cudnn
+from edit_r1.errors import UserError
 from edit_r1.runs.run import Run
 
 T = TypeVar("T")
@@ -36,10 +38,9 @@ A process that is dead is not waited for: torchrun ends the others.
 def process() -> PartialState:
     """This process among those that were started together; alone it is the first of one.
 
-    It parts from the others when it ends, for one that just ends may abort the rest. Attention by cuDNN is switched
-    off: torch 2.11 prefers it on an H200, where gradients through it were NaN or an illegal memory access (LOG.md).
+    It parts from the others when it ends, for one that just ends may abort the rest.
     """
-    torch.backends.cuda.enable_cudnn_sdp(False)
+    without_cudnn()
     here = PartialState(cpu=not torch.cuda.is_available(), timeout=_LONGEST_WAIT)
     atexit.register(here.destroy_process_group)
     return here
@@ -55,6 +56,19 @@ def open_run(path: Path, config: BaseModel, resume: bool, inputs: Mapping[str, A
     here = process()
     with here.main_process_first():
         return Run.open(path, config, resume, inputs=inputs) if here.is_main_process else Run(path)
+
+
+def check_launch() -> None:
+    """Raise a `UserError` where this is the only process and sees several GPUs.
+
+    The trainers of transformers would then cut batches into parts for all of them, winner and loser of a pair apart.
+    """
+    gpus = torch.cuda.device_count()
+    if gpus > 1 and process().num_processes == 1:
+        raise UserError(
+            f"this process sees {gpus} GPUs: start one process for each with accelerate launch (docs/real_models.md), "
+            "or choose one with CUDA_VISIBLE_DEVICES=0"
+        )
 
 
 def console() -> Console | None:

@@ -26,7 +26,7 @@ from edit_r1.stages import TRAIN_PAIRS, TraceDpoConfig
 from edit_r1.training.backbone import adapter, load_backbone, trainer_arguments
 from edit_r1.training.contrast import contrast
 from edit_r1.training.gcpo import pair_rows, trace_verdict
-from edit_r1.training.processes import console, open_run, process
+from edit_r1.training.processes import console, device, open_run, process
 from edit_r1.training.sft import RunLog, finish, resume_point
 from edit_r1.verifier.engines.transformers_engine import TransformersEngine
 from edit_r1.verifier.prompting import Prompt
@@ -98,7 +98,9 @@ def run(config: TraceDpoConfig, *, data: Path, model: Path, out: Path, seed: int
     if folder.done is not None:
         return
     torch.manual_seed(seed)
-    policy, processor = load_backbone(model, config.backbone)
+    with folder.unless_refused():
+        policy, processor = load_backbone(model, config.backbone)
+    policy.to(device())
     rows = list(pair_rows(read_pairs(data / TRAIN_PAIRS), 0, config.backbone.template, gold=False))
     engine = TransformersEngine(policy, processor, name=str(model), batch_size=128)
     made = sampled_pairs(engine, rows, config, seed, out / "trace_pairs.jsonl")

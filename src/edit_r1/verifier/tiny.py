@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers.processing_utils import ProcessorMixin
 
+from edit_r1.attention import without_cudnn
 from edit_r1.errors import UserError
 from edit_r1.stages import TinySize
 
@@ -183,6 +184,7 @@ def build_tiny_qwen(size: TinySize, tokenizer: Any) -> Qwen3VLForConditionalGene
 
 def load_verifier_model(path: str | Path, dtype: torch.dtype | str = "auto") -> tuple[Any, Any]:
     """Model and processor of a verifier folder (safetensors), tiny or real; `UserError` when it is of another kind."""
+    without_cudnn()
     folder = Path(path)
     config = folder / "config.json"
     if not config.is_file():
