@@ -13,6 +13,7 @@ differ, so that every one of them is learnt from.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 import tempfile
@@ -155,6 +156,7 @@ def measure(arguments: Any) -> dict[str, Any]:
         ("gcpo", lambda: bench.gcpo(policy, stages["gcpo"])),
     ):
         found[name] = work()
+        gc.collect()  # a trainer holds itself in circles, and its model with it
         if arguments.out:  # a stage takes minutes: what is measured is kept
             atomic_write(arguments.out, json.dumps(found, indent=2) + "\n")
     return found
