@@ -101,7 +101,7 @@ class Bench:
         pictures = [Image.fromarray(pixels), Image.fromarray(pixels[::-1].copy())]
         text = self.processor.apply_chat_template([chat_message("", 2)], add_generation_prompt=True, tokenize=False)
         around = self.processor(text=[text], images=[pictures], return_tensors="pt")["input_ids"].shape[1]
-        return example(*pictures, _words(work.prompt - around), _words(work.answer - 1))
+        return example(pictures[0], pictures[1], _words(work.prompt - around), _words(work.answer - 1))
 
     def cold_start(self, config: ColdStartConfig, stage: Stage) -> dict[str, Any]:
         """Steps of supervised fine-tuning; the tokens of a step are all that pass through the model."""
