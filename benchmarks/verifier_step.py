@@ -40,7 +40,7 @@ from edit_r1.runs.run import Run
 from edit_r1.stages import BackboneConfig, ColdStartConfig, GcpoConfig
 from edit_r1.training import gcpo
 from edit_r1.training.architecture import Architecture
-from edit_r1.training.backbone import freeze
+from edit_r1.training.backbone import freeze, held_in
 from edit_r1.training.doctor import STAGES, Report, Stage, examine
 from edit_r1.training.memory import Work
 from edit_r1.training.processes import device
@@ -86,10 +86,8 @@ class Bench:
         token = self.processor.tokenizer.convert_tokens_to_ids
         ids = {f"{name}_token_id": token(f"<|{name}|>") for name in ("vision_start", "vision_end")}
         ids |= {f"{name}_token_id": token(f"<|{name}_pad|>") for name in ("image", "video")}
-        adapted = backbone.lora_rank > 0
-        dtype = torch.bfloat16 if backbone.bf16 and adapted else torch.float32
-        model = random_qwen(self.config, device(), dtype, **ids)
-        if adapted:
+        model = random_qwen(self.config, device(), held_in(backbone), **ids)
+        if backbone.lora_rank:
             freeze(model.model.visual)
         return model
 
@@ -131,7 +129,7 @@ class Bench:
             trainer.generation_config.suppress_tokens = list(range(len(SPECIAL)))
             _time(trainer, "_generate_single_turn", writing)
             trainer.train()
-        count = 2 * config.pairs_per_step * config.traces
+        count = config.rows_per_step
         found = _measured(stage, steps, count * (stage.work.prompt + stage.work.answer))
         return found | {
             "rows": count,
@@ -143,7 +141,7 @@ class Bench:
 def measure(arguments: Any) -> dict[str, Any]:
     """Everything that is printed; written stage by stage."""
     chosen = overrides_by_section(arguments.set, STAGES)
-    report: Report = examine(arguments.recipe, None, 1, round(arguments.gpu_memory * GIB), arguments.set)
+    report: Report = examine(arguments.recipe, None, 1, card=0, overrides=arguments.set)
     bench = Bench(report.size, beside(arguments.recipe, ".json") or assets.VERIFIER / "config.json", arguments.steps)
     stages = {stage.name: stage for stage in report.stages}
     sft = load_recipe(ColdStartConfig, arguments.recipe, chosen["cold_start"], "cold_start")
@@ -242,7 +240,6 @@ def _arguments(argv: Sequence[str] | None) -> Any:
     parser.add_argument("--recipe", default="qwen_vl/qwen2_5_vl_7b")
     parser.add_argument("--set", action="append", default=[], help="section.key=value, as in `edit-r1 doctor`")
     parser.add_argument("--steps", type=int, default=3, help="of the cold start; of several the first is left out")
-    parser.add_argument("--gpu-memory", type=float, default=80.0, help="GiB of one GPU, as in `edit-r1 doctor`")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     return parser.parse_args(argv)
 

@@ -20,9 +20,10 @@ def begin() -> None:
 
 @pytest.fixture(autouse=True)
 def switched_on() -> Generator[None]:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(True)
     yield
-    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,8 @@ def overrides_by_section(overrides: Iterable[str], sections: Sequence[str]) -> d
 def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The dotted names of what differs between two dumped configurations, sorted.
 
-    A missing key is as one that is None: a run of an earlier version goes on where a setting came that is off.
+    A missing key is as one that is None, but within lists: a run of an earlier version goes on where a setting came
+    that is off.
     """
     old, new = _flat(before), _flat(after)
     return sorted(key for key in {*old, *new} if old.get(key) != new.get(key))

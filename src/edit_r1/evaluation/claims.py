@@ -175,7 +175,7 @@ class Harness:
         asked = [{key: value for key, value in row.items() if key != "completion"} for row in lessons]
         cost, prompt_cost = row_flops(model, processor, lessons), row_flops(model, processor, asked)
         config = self.recipe.gcpo
-        drawn = config.steps // config.updates_per_batch * config.pairs_per_step * 2 * config.traces
+        drawn = config.steps // config.updates_per_batch * config.rows_per_step
         budget = cost * drawn * (1 + FORWARD_AND_BACKWARD * config.updates_per_batch)
         rest: dict[str, Any] = {
             "data": self._world(job.seed, job.label_noise), "model": start.model, "out": folder,

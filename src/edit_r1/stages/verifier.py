@@ -107,6 +107,11 @@ class GcpoConfig(Config):
     """A folder of `edit-r1 verifier traces`: edits whose kept text agrees with gold in every check are then the probe.
     Without it the data's own is, if there is one."""
 
+    @property
+    def rows_per_step(self) -> int:
+        """Traces of a step on each process: N for the winner and N for the loser of every pair."""
+        return 2 * self.pairs_per_step * self.traces
+
     @model_validator(mode="after")
     def _whole(self) -> GcpoConfig:
         if self.steps % self.updates_per_batch or self.checkpoint_every % self.updates_per_batch:

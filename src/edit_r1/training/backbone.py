@@ -20,18 +20,21 @@ ADAPTED = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 def load_backbone(path: Path, config: BackboneConfig) -> tuple[Any, Any]:
     """Model and processor of a verifier folder, ready for a trainer. `UserError` when it is of another kind.
 
-    Weights that are trained are held in float32, whatever is computed in: their updates are too small for bfloat16.
     With adapters the vision tower is frozen, for none of them is in it. `UserError` also for several GPUs without a
     launcher.
     """
     check_launch()
-    frozen_in_bf16 = config.bf16 and config.lora_rank > 0
-    model, processor = load_verifier_model(path, dtype=torch.bfloat16 if frozen_in_bf16 else torch.float32)
+    model, processor = load_verifier_model(path, dtype=held_in(config))
     if config.max_pixels is not None:
         processor.image_processor.size["longest_edge"] = config.max_pixels
     if config.lora_rank:
         freeze(model.model.visual)
     return model, processor
+
+
+def held_in(config: BackboneConfig) -> torch.dtype:
+    """The type of the model's weights: float32 where they are trained, for their updates are too small for bfloat16."""
+    return torch.bfloat16 if config.bf16 and config.lora_rank else torch.float32
 
 
 def freeze(module: nn.Module) -> None:

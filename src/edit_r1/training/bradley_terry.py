@@ -25,7 +25,7 @@ from edit_r1.runs.progress import track
 from edit_r1.stages import TRAIN_PAIRS, BradleyTerryConfig
 from edit_r1.training.backbone import load_backbone, trainer_arguments
 from edit_r1.training.gcpo import pair_rows
-from edit_r1.training.processes import console, open_run, process
+from edit_r1.training.processes import check_alone, console, open_run
 from edit_r1.training.sft import RunLog, resume_point
 from edit_r1.verifier.prompting import build_prompt, chat_message
 from edit_r1.verifier.tiny import load_verifier_model
@@ -83,16 +83,15 @@ def run(config: BradleyTerryConfig, *, data: Path, model: Path, out: Path, seed:
             "the Bradley-Terry head is trained with all weights and all activations: leave backbone.lora_rank at 0 and "
             "backbone.gradient_checkpointing at false"
         )
-    if process().num_processes > 1:
-        raise UserError("the Bradley-Terry head is a baseline for one process: start it without torchrun or accelerate")
+    check_alone("the Bradley-Terry head")
     folder = open_run(out, config, resume, {"seed": seed, "data": str(data), "model": str(model)})
     if folder.done is not None:
         return
     torch.manual_seed(seed)
     with folder.unless_refused():
         whole, processor = load_backbone(model, config.backbone)
+        rows = list(pair_rows(read_pairs(data / TRAIN_PAIRS), 0, config.backbone.template, gold=False))
     judge = ScalarJudge(whole.model, whole.config.text_config.hidden_size)
-    rows = list(pair_rows(read_pairs(data / TRAIN_PAIRS), 0, config.backbone.template, gold=False))
     pairs = Dataset.from_list([{"pair": index} for index in range(len(rows) // 2)])
     last, done = resume_point(folder, resume)
 

@@ -120,9 +120,9 @@ def cold_start_work(size: Architecture, config: ColdStartConfig, pixels: int, an
 def gcpo_work(size: Architecture, config: GcpoConfig, pixels: int, gpus: int) -> Work:
     """The micro batch of GCPO, and the traces that transformers writes at once.
 
-    Those are a step's, where vLLM does not write them, or the probe's, which are as many.
+    Those are a step's, where vLLM does not write them, or the probe's, which are at most as many.
     """
-    rows = 2 * config.pairs_per_step * config.traces
+    rows = config.rows_per_step
     patches = 2 * (pixels // size.patch**2)
     return Work(
         rows=rows // micro_batches(rows, config.micro_batch),

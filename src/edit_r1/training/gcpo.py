@@ -190,8 +190,7 @@ def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, re
     dataset = rows_in_turn(pairs, end_id, template, gold=gold)
     checkpoints = out / "trainer"
     last, done = resume_point(folder, resume)
-    rows = 2 * config.pairs_per_step * config.traces  # as many traces at once as in a step
-    engine = TransformersEngine(policy, processor, name=str(model), batch_size=rows)
+    engine = TransformersEngine(policy, processor, name=str(model), batch_size=config.rows_per_step)
     verifier = Verifier(engine, template=template, max_tokens=config.max_tokens)
     with track("GCPO", total=config.steps, start=done, console=console()) as bar:
         log = ProbeLog(folder, bar, probe=probe, every=config.probe_every, verifier=verifier)
@@ -230,7 +229,7 @@ def new_trainer(
 
 
 def _arguments(config: GcpoConfig, out: Path, seed: int) -> GRPOConfig:
-    rows = 2 * config.pairs_per_step * config.traces
+    rows = config.rows_per_step
     parts = micro_batches(rows, config.micro_batch)
     return GRPOConfig(
         max_steps=config.steps,

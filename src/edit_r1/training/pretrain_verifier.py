@@ -24,6 +24,7 @@ from edit_r1.records import Check
 from edit_r1.runs.progress import track
 from edit_r1.runs.run import Run
 from edit_r1.stages import PretrainVerifierConfig, WorldConfig
+from edit_r1.training.processes import check_launch
 from edit_r1.training.sft import example, fine_tune, finish
 from edit_r1.verifier.engines.transformers_engine import TransformersEngine
 from edit_r1.verifier.prompting import Prompt
@@ -157,6 +158,7 @@ def sample_edits(config: PretrainVerifierConfig, seed: int, split: Split, count:
 
 def run(config: PretrainVerifierConfig, *, out: Path, seed: int, resume: bool) -> None:
     """Train a tiny verifier base from nothing; the result is `out/model`, with its measurement in `done.json`."""
+    check_launch()
     folder = Run.open(out, config, resume, inputs={"seed": seed})
     if folder.done is not None:
         return

@@ -58,6 +58,12 @@ def open_run(path: Path, config: BaseModel, resume: bool, inputs: Mapping[str, A
         return Run.open(path, config, resume, inputs=inputs) if here.is_main_process else Run(path)
 
 
+def check_alone(what: str) -> None:
+    """Raise a `UserError` where `what` is started in several processes, which it is not made for."""
+    if process().num_processes > 1:
+        raise UserError(f"{what} is a baseline for one process: start it without torchrun or accelerate")
+
+
 def check_launch() -> None:
     """Raise a `UserError` where this is the only process and sees several GPUs.
 

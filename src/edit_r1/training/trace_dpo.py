@@ -26,7 +26,7 @@ from edit_r1.stages import TRAIN_PAIRS, TraceDpoConfig
 from edit_r1.training.backbone import adapter, load_backbone, trainer_arguments
 from edit_r1.training.contrast import contrast
 from edit_r1.training.gcpo import pair_rows, trace_verdict
-from edit_r1.training.processes import console, device, open_run, process
+from edit_r1.training.processes import check_alone, console, device, open_run
 from edit_r1.training.sft import RunLog, finish, resume_point
 from edit_r1.verifier.engines.transformers_engine import TransformersEngine
 from edit_r1.verifier.prompting import Prompt
@@ -92,16 +92,15 @@ def _score(completion: Completion, questions: list[str]) -> float:
 
 def run(config: TraceDpoConfig, *, data: Path, model: Path, out: Path, seed: int, resume: bool) -> None:
     """Train the verifier in `model` on traces of the pairs in `data`; the result is `out/model`."""
-    if process().num_processes > 1:
-        raise UserError("DPO on trace pairs is a baseline for one process: start it without torchrun or accelerate")
+    check_alone("DPO on trace pairs")
     folder = open_run(out, config, resume, {"seed": seed, "data": str(data), "model": str(model)})
     if folder.done is not None:
         return
     torch.manual_seed(seed)
     with folder.unless_refused():
         policy, processor = load_backbone(model, config.backbone)
+        rows = list(pair_rows(read_pairs(data / TRAIN_PAIRS), 0, config.backbone.template, gold=False))
     policy.to(device())
-    rows = list(pair_rows(read_pairs(data / TRAIN_PAIRS), 0, config.backbone.template, gold=False))
     engine = TransformersEngine(policy, processor, name=str(model), batch_size=128)
     made = sampled_pairs(engine, rows, config, seed, out / "trace_pairs.jsonl")
     if not made:
