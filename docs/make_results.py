@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from edit_r1.config import load_recipe
 from edit_r1.evaluation.claims_plan import plan
@@ -131,20 +132,30 @@ arm had one core, beside a busy one.) A share of 96 tasks has a standard error o
 
 ## One step at full size
 
-    python -m benchmarks.kontext_step --group 8 --verifier-config src/edit_r1/recipes/qwen_vl/qwen3_vl_4b.json \\
-        --repeats 1 --max-tokens 256 --out results/kontext_step.json
+On one {gpu}, with random weights: seconds and memory depend on sizes, not on what the weights say.
 
-The architecture of FLUX.1-Kontext ({frozen} frozen and {trained} trained parameters) and a Qwen3-VL-4B, both with
-random weights, on one {gpu}: {edits} edits of {side} pixels, 6 steps of which one is trained, and a trace of 256 tokens
-for each. One step, after one that is not counted. What encoding and decoding take is not in it. *Floor*: the larger of
-operations / peak and bytes / bandwidth, both counted; *MFU*: operations / (seconds x peak); *HFU* counts what
-checkpointing computes again.
+    python -m benchmarks.kontext_step --group 8 --verifier-config src/edit_r1/recipes/qwen_vl/qwen3_vl_4b.json \\
+        --repeats 2 --max-tokens 256 --out results/kontext_step.json
+
+The architecture of FLUX.1-Kontext ({frozen} frozen and {trained} trained parameters) and a Qwen3-VL-4B: {edits}
+edits of {side} pixels, 6 steps of which one is trained, and a trace of 256 tokens for each. The median of two steps,
+after one that is not counted. What encoding and decoding take is not in it. *Floor*: the larger of operations / peak
+and bytes / bandwidth, both counted; *MFU*: operations / (seconds x peak); *HFU* counts what checkpointing computes
+again.
 
 {kontext}
 
-(Measured by a script that switched cuDNN's attention off and called `kontext_step` at commit e06dabc. Since then
-`edit_r1/attention.py` does so: without it, gradients were NaN or the step ended in an illegal memory access.)
-docs/real_models.md says what `edit-r1 doctor` had foretold, and how far the 7B verifier came.
+    python -m benchmarks.verifier_step --recipe qwen_vl/qwen2_5_vl_7b --set gcpo.vllm=off --set gcpo.pairs_per_step=1 \\
+        --set gcpo.max_tokens=256 --set cold_start.batch_size=8 --steps 3 --out results/verifier_step.json
+
+The architecture of Qwen2.5-VL-7B ({verifier} parameters, adapters of rank 64), two pictures of 512 tokens a row and
+traces of 256 tokens; GCPO on one pair with eight traces of each edit, written by transformers' `generate`:
+{writing:.1f} of its seconds, {written:.0f} tokens a second. *Tokens*: all that pass through the model in a step,
+the prompts included.
+
+{steps}
+
+docs/real_models.md has more of both, and what `edit-r1 doctor` had foretold.
 
 ## The oracle
 
@@ -187,6 +198,29 @@ def kontext_step() -> dict[str, str]:
     }
 
 
+def verifier_step() -> dict[str, Any]:
+    """The measurement of `benchmarks/verifier_step.py`, made on the same GPU: what it was made on, and its table."""
+    report = json.loads((ROOT / "results" / "verifier_step.json").read_text())
+    rows = [
+        [
+            name,
+            str(part["rows"]),
+            f"{part['tokens']:,}",
+            f"{part['seconds']:.1f}",
+            f"{part['tokens_per_second']:,.0f}",
+            f"{part['peak_bytes'] / 2**30:.1f}",
+            f"{part['doctor_peak_bytes'] / 2**30:.1f}",
+        ]
+        for name, part in ((name, report[name]) for name in ("cold_start", "gcpo"))
+    ]
+    return {
+        "verifier": f"{report['parameters']:,}",
+        "writing": report["gcpo"]["writing"],
+        "written": report["gcpo"]["written_per_second"],
+        "steps": table(["step", "rows", "tokens", "seconds", "tokens/s", "peak GiB", "by the doctor, GiB"], rows),
+    }
+
+
 def claims() -> str:
     """The part of the page that the tables in `results/` give, and how much of them there is."""
     from edit_r1.evaluation import editor_claims  # here, for it loads torch
@@ -206,7 +240,7 @@ def claims() -> str:
         "verifier_curves": curves_table(edited, VERIFIERS),
         "setting_curves": curves_table(edited, SETTINGS),
     }
-    return CLAIMS_PAGE.format(**values, **kontext_step())
+    return CLAIMS_PAGE.format(**values, **kontext_step(), **verifier_step())
 
 
 def page(folders: Sequence[Path]) -> str:
