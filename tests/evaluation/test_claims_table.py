@@ -13,6 +13,7 @@ from edit_r1.evaluation.claims_table import (
     editors_table,
     gain,
     gains_table,
+    heldout_table,
     noise_table,
 )
 
@@ -22,7 +23,7 @@ def row(
 ) -> dict[str, Any]:
     """A row of the results with a few numbers in it."""
     return {
-        "arm": arm, "seed": seed, "size": "m", "split": split, "label_noise": noise, "tie_half": half,
+        "arm": arm, "seed": seed, "size": size, "split": split, "label_noise": noise, "tie_half": half,
         "pairwise_accuracy": half - 0.01, "check_accuracy": None if arm == "direct" else 0.9,
         "train_flops": 2e12, "trace_tokens": 80.0,
     }  # fmt: skip
@@ -55,26 +56,37 @@ def test_tables_show_what_is_there() -> None:
     """A line per arm that has rows, means with their range, and a dash where nothing was measured."""
     arms = arms_table(ROWS).splitlines()
     assert len(arms) == 2 + 3
-    assert arms[2] == "| m | direct | 3 | 70.0% (69.0–71.0) | 71.0% (70.0–72.0) | – | – | 80 | 2.0 |"
-    assert "| m | gcpo over bt_head | – | – | – |" in gains_table(ROWS)
+    assert arms[2] == "| m | direct | 3 | 70.0% (69.0–71.0) | 71.0% (70.0–72.0) | – | 80 | 2.0 |"
+    assert "| m | gcpo over bt_head | – | – |" in gains_table(ROWS)
+    held = heldout_table([row("gcpo", 0, 0.75, split="heldout") | {"category_tie_half": 0.4, "fault_tie_half": None}])
+    assert held.splitlines()[2] == "| m | gcpo | 1 | 75.0% | 40.0% | – | – | 90.0% |"
     # 0.85 x 0.9 + 0.15 x 0.1 = 0.78 under 90%; without noise agreement is the accuracy itself.
     noise = noise_table(ROWS).splitlines()
     assert noise[2].endswith("| 90.0% | 100% |")
     assert noise[3].endswith("| 78.0% | 90% |")
 
 
+def test_noises_are_compared_on_the_seeds_that_all_have() -> None:
+    """Seed 1 has only the usual noise: the mean of that is of seed 0 alone."""
+    noise = noise_table([*ROWS, row("gcpo", 1, 0.45)]).splitlines()
+    assert [line.split(" | ")[1:4:2] for line in noise[2:]] == [["1", "90.0%"], ["1", "85.0%"]]
+
+
 def test_editors_by_hand() -> None:
-    """Success 40% and 50%, gains of 5 and 15: mean 10, half width 12.706 * 7.07 / sqrt(2) = 63.5; shares 0.5, none."""
+    """Success 40% and 50%, gains of 5 and 15: mean 10, half width 12.706 * 7.07 / sqrt(2) = 63.5.
+
+    Of a reward that rose by 0.1 and by nothing, 0.05 in the mean, 200% are confirmed.
+    """
     common = {"arm": "gcpo", "oracle_keep": 0.9, "oracle_quality": 1.0, "images": 3520, "seconds": 100}
     rows = [
-        common | {"seed": 0, "oracle_success": 0.4, "success_gain": 0.05, "reward": 7.0, "confirmed": 0.5},
+        common | {"seed": 0, "oracle_success": 0.4, "success_gain": 0.05, "reward": 7.0, "reward_gain": 0.1},
         common
-        | {"seed": 1, "oracle_success": 0.5, "success_gain": 0.15, "reward": 8.0, "confirmed": None}
+        | {"seed": 1, "oracle_success": 0.5, "success_gain": 0.15, "reward": 8.0, "reward_gain": 0.0}
         | {"first_alarm": 11, "seconds": 200},
     ]
     line = editors_table(rows).split("\n")[-1]
     assert line.startswith("| gcpo | 2 | 45.0% (40.0–50.0) | 90.0% (90.0–90.0) | 100.0% (100.0–100.0) | 7.50 |")
-    assert line.endswith("| +10.0 [-53.5, +73.5] | 50.0% | 3520 | 150 | –, 11 |")
+    assert line.endswith("| +10.0 [-53.5, +73.5] | 200% | 3520 | 150 | –, 11 |")
 
 
 def test_curves_by_hand() -> None:

@@ -18,7 +18,7 @@ from tests.training.tiny_editor import tiny_editor
 from torch import Tensor
 
 from edit_r1.data.store import write_tasks
-from edit_r1.editors.base import Editor
+from edit_r1.editors.base import Editor, edit
 from edit_r1.editors.kontext import KontextEditor
 from edit_r1.editors.loading import load_editor
 from edit_r1.errors import UserError
@@ -172,8 +172,30 @@ def test_lora_and_merged_editor_load_with_stock_diffusers(
     torch.testing.assert_close(velocity(load_editor(tmp_path / "model"), rollout), expected, rtol=1e-4, atol=1e-5)
 
     stock = FluxKontextPipeline.from_pretrained(pipeline_folder)
+    untrained = picture(stock, tasks)
     stock.load_lora_weights(str(tmp_path / "lora"))
     torch.testing.assert_close(velocity(KontextEditor(stock), rollout), expected, rtol=1e-4, atol=1e-5)
+    ours = edit(load_editor(tmp_path / "model"), [tasks.train(0)], 3, seed=5)
+    torch.testing.assert_close(picture(stock, tasks), ours, rtol=0, atol=1e-4)
+    assert (ours - untrained).abs().max() > 1e-2
+
+
+def picture(stock: Any, tasks: Tasks) -> Tensor:
+    """What the stock call makes of the first task, in three steps from the noise of seed 5: [1, 3, 64, 64]."""
+    task, editor = tasks.train(0), KontextEditor(stock)
+    return stock(
+        image=task.source,
+        prompt=task.instruction,
+        generator=torch.Generator().manual_seed(5),
+        num_inference_steps=3,
+        height=64,
+        width=64,
+        max_area=64 * 64,
+        _auto_resize=False,
+        max_sequence_length=editor.text_tokens,
+        output_type="pt",
+        **editor.guidance_arguments(),
+    ).images
 
 
 # --- rollout and update ---
@@ -228,6 +250,57 @@ def test_loss_by_hand_on_the_first_update(editor: KontextEditor, tasks: Tasks) -
     assert metrics["loss"] == pytest.approx(-0.5 + 0.3 * metrics["kl"] / 1024, rel=1e-4)
     without = update(editor, lora, draw(editor, tasks), torch.full((6,), 0.5), CONFIG.model_copy(update={"beta": 0.0}))
     assert without["kl"] == 0.0
+
+
+def test_loss_by_hand_of_the_velocity_penalty(editor: KontextEditor, tasks: Tasks) -> None:
+    """The penalty is mean |v - v_base|^2 over latent numbers, edits and stochastic steps; at ratio 1 the rest is -A."""
+    lora = wrap(editor)
+    shake(lora)
+    config = CONFIG.model_copy(update={"beta": 0.3, "kl": "velocity"})
+    rollout = draw(editor, tasks)
+    gaps: list[Tensor] = []
+    for part in rollout:
+        ask, whole = velocity_fn(editor, part.conditioning, config), part.trajectory
+        for step in whole.steps:
+            with torch.no_grad():
+                trained = ask(whole.latents[step], whole.sigmas[step])
+                with lora.reference():
+                    gaps.append((trained - ask(whole.latents[step], whole.sigmas[step])).square().mean((1, 2)))
+    expected = torch.cat(gaps).mean().item()
+    metrics = update(editor, lora, rollout, torch.full((6,), 0.5), config)
+    assert metrics["kl"] == pytest.approx(expected, rel=1e-4)
+    assert metrics["loss"] == pytest.approx(-0.5 + 0.3 * expected, rel=1e-4)
+
+
+def test_guard_divides_the_loss_by_the_length_of_the_step(editor: KontextEditor, tasks: Tasks) -> None:
+    """At ratio 1 a step of length d gives -A / d: the loss is -0.5 mean(1 / d) over the two stochastic steps."""
+    lora = wrap(editor)
+    shake(lora)
+    rollout = draw(editor, tasks)
+    sigmas = rollout[0].trajectory.sigmas
+    lengths = [float(sigmas[step] - sigmas[step + 1]) for step in CONFIG.sde_steps]
+    config = CONFIG.model_copy(update={"objective": "guard", "beta": 0.0})
+    metrics = update(editor, lora, rollout, torch.full((6,), 0.5), config)
+    assert metrics["loss"] == pytest.approx(-0.5 * sum(1 / d for d in lengths) / 2, rel=1e-4)
+
+
+def test_what_cannot_be_read_is_in_no_mean_of_an_update(pipeline_folder: Path, tasks: Tasks) -> None:
+    """An unreadable row among six gives the loss, the KL and the gradient of the other five alone."""
+    config, values = CONFIG.model_copy(update={"beta": 0.3}), torch.tensor([1.0, -0.5, 9.0, 0.5, -1.0, 0.25])
+    readable = torch.tensor([True, True, False, True, True, True])
+    found: list[dict[str, float]] = []
+    for masked in (True, False):
+        editor = load_editor(pipeline_folder)
+        lora = wrap(editor)
+        shake(lora)
+        parts = split(draw(editor, tasks), 1)
+        if masked:
+            found.append(full_update(editor, lora, parts, values, readable, config))
+        else:
+            found.append(
+                update(editor, lora, [p for p, r in zip(parts, readable, strict=True) if r], values[readable], config)
+            )
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def test_every_edit_has_a_seed_of_its_own_however_tasks_are_shared(editor: KontextEditor, tasks: Tasks) -> None:
@@ -374,7 +447,7 @@ def test_a_run_interrupted_before_its_first_step_begins_again(
 
 
 def timeless(line: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in line.items() if not name.startswith("seconds_")}
+    return {name: value for name, value in line.items() if not name.startswith(("seconds_", "share_"))}
 
 
 def test_reward_rises_and_the_run_is_recorded(pipeline_folder: Path, tasks: Tasks, tmp_path: Path) -> None:
@@ -389,6 +462,9 @@ def test_reward_rises_and_the_run_is_recorded(pipeline_folder: Path, tasks: Task
     expected |= {"seconds_sample", "seconds_verify", "seconds_update", "oracle_success", "loss", "ratio_shift"}
     assert expected | {"trace_failure_rate", "seconds_step"} <= set(lines[1])
     assert lines[1]["seconds_step"] >= lines[1]["seconds_sample"] + lines[1]["seconds_update"]
+    shares = [lines[1][f"share_{part}"] for part in ("sample", "verify", "update")]
+    assert shares[2] == lines[1]["seconds_update"] / lines[1]["seconds_step"]
+    assert 0.5 < sum(shares) <= 1  # what is left is the recording
     probed = {f"probe_{name}" for name in ("reward", "noop_rate", "oracle_success", "oracle_follow", "oracle_keep")}
     assert probed <= set(lines[0]) & set(lines[2])
     assert lines[1]["failure_rate"] == 4 / 32  # members 5, 12, 19 and 26
@@ -446,7 +522,19 @@ def test_an_alarm_that_is_over_is_recorded_as_over(tmp_path: Path) -> None:
     found: list[dict[str, float]] = [base | {"probe_reward": reward} for reward in (9.0, 2.0)]
     assert list(raise_alarms(run, 2, found[0], CONFIG)) == ["gap"]
     assert raise_alarms(run, 4, found[1], CONFIG) == {}
-    assert [(line["alarm_gap"], line["alarm_blur"], line["alarms"]) for line in found] == [(1, 0, 1), (0, 0, 0)]
+    assert [(line["alarm_gap"], line["alarms"]) for line in found] == [(1, 1), (0, 0)]
+    assert math.isnan(found[0]["alarm_blur"])  # nobody measured fine detail: that is no 0
+
+
+def test_diversity_is_compared_with_that_of_the_first_step(tmp_path: Path) -> None:
+    """The probe has one edit a task and no diversity: 0.04 in the groups of step 4 is under half of 0.1 in step 1's."""
+    run = Run.open(tmp_path / "run", CONFIG)
+    run.log(0, probe_reward=2.0)
+    run.log(1, guard_diversity=0.1)
+    fell: dict[str, float] = {"probe_reward": 2.0, "guard_diversity": 0.04}
+    assert list(raise_alarms(run, 4, fell, CONFIG)) == ["diversity"]
+    assert (fell["alarm_diversity"], fell["alarms"]) == (1.0, 1.0)
+    assert raise_alarms(run, 4, fell | {"guard_diversity": 0.06}, CONFIG) == {}
 
 
 def test_editors_that_copy_raise_the_alarm_before_the_run_ends(
@@ -621,14 +709,21 @@ def test_run_stops_at_a_random_verifier_goes_on_with_a_readable_one_and_leaves_l
         ({"sde_steps": (2, 1)}, "ascending"),
         ({"kernel": "cps", "sde_steps": (2, 3)}, "leave out step 3"),
         ({"kernel": "cps", "sde_steps": (0,), "noise_level": 1.5}, "at most 1"),
-        ({"window": "random", "window_size": 3, "sde_steps": (0, 1)}, "more than the 2"),
+        ({"window": "random", "window_size": 3, "sde_steps": (0, 1)}, "nothing to choose among 2"),
         ({"objective": "nft"}, 'set kernel = "ode"'),
         ({"objective": "guard", "kernel": "ode"}, "choose cps"),
         ({"objective": "nft", "kernel": "ode", "beta": 0.1}, 'kl = "velocity"'),
         ({"objective": "nft", "kernel": "ode", "beta": 0, "shared_noise": True}, "all edits of a group are equal"),
         ({"rewards": ({},)}, "one of the two"),
-        ({"objective": "nft", "kernel": "ode", "beta": 0, "window": "random"}, "leave window out"),
+        ({"objective": "nft", "kernel": "ode", "beta": 0, "window": "random", "sde_steps": (0, 1)}, "leave window out"),
         ({"window_size": 2}, "sliding and random"),
+        ({"window": "random"}, "leaves nothing to choose among 1 sde_steps"),
+        ({"traces": 4}, "at which all are alike"),
+        ({"rewards": ({"folder": "x", "traces": 2},)}, "at which all are alike"),
+        (
+            {"rewards": ({"endpoint": {"base_url": "http://x/v1", "model": "y"}, "device": "cuda:1"},)},
+            "its server does",
+        ),
         ({"categories": {"follow": 0, "keep": 0, "quality": 0}}, "all 0"),
         ({"aggregate": "weighted", "rewards": ({"folder": "x", "checklist": False},)}, "made of checks"),
         ({"judge": {"folder": "x", "checklist": False, "aggregate": "min_geomean"}}, "made of checks"),
@@ -637,3 +732,17 @@ def test_run_stops_at_a_random_verifier_goes_on_with_a_readable_one_and_leaves_l
 def test_what_does_not_go_together_is_refused_with_the_reason(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         EditorGrpoConfig.model_validate({"sample_steps": 4, **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"judge": {"folder": "gcpo/../gcpo"}}, "one of the verifiers that reward"),
+        ({"rewards": ({"folder": "gcpo", "checklist": False},), "categories": {}}, "no verifier is asked for any"),
+    ],
+)
+def test_verifiers_that_say_nothing_new_or_nothing_at_all_are_refused(settings: dict[str, Any], reason: str) -> None:
+    """Before they are loaded: the folder is not there."""
+    config = EditorGrpoConfig.model_validate(settings)
+    with pytest.raises(UserError, match=reason):
+        editor_grpo._judges(config, None if config.rewards else Path("gcpo"))

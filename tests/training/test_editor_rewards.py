@@ -225,7 +225,7 @@ def test_a_verifier_may_be_asked_otherwise_than_the_run_asks() -> None:
     def asked(**own: Any) -> tuple[Reward, list[dict[str, Any]]]:
         with serving(lambda *_: answer(format_trace(checks(True, True, True), 8.0))) as server:
             source = {"endpoint": {"base_url": server.url, "model": "judge"}, **own}
-            config = EditorGrpoConfig.model_validate({"rewards": (source,)})
+            config = EditorGrpoConfig.model_validate({"rewards": (source,), "temperature": 1.0})
             (found,) = reward_function(config.rewards, config)(edits(1))
         return found, server.requests
 

@@ -124,6 +124,7 @@ def test_a_card_tells_the_making_and_no_persons_paths(tmp_path: Path) -> None:
     assert settings is not None
     assert json.loads(settings[1]) == Settings().model_dump()
     assert "DiffusionNFT with the score of a reasoning verifier" in card
+    assert "\n- diffusionnft\n" in card
 
 
 @pytest.mark.parametrize(("kind", "relation"), [("lora", "adapter"), ("merged", "finetune")])

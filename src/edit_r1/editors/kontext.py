@@ -14,6 +14,7 @@ from torch import Tensor
 
 from edit_r1.editors.base import Conditioning
 from edit_r1.editors.pipeline import ATTENTION, PipelineEditor
+from edit_r1.errors import UserError
 from edit_r1.records import EditTask
 
 LORA_TARGETS: tuple[str, ...] = (
@@ -40,6 +41,9 @@ class KontextEditor(PipelineEditor):
         width: likewise.
         guidance: what the guidance-distilled transformer is told; by default 2.5, the usual value for Kontext.
         name: how records and reports call this editor.
+
+    Raises:
+        UserError: a guidance for a transformer that is told none.
     """
 
     lora_targets: tuple[str, ...] = LORA_TARGETS
@@ -54,6 +58,8 @@ class KontextEditor(PipelineEditor):
         guidance: float | None = None,
         name: str = "kontext",
     ) -> None:
+        if guidance is not None and not pipeline.transformer.config.guidance_embeds:
+            raise UserError(f"{name} takes no guidance (its transformer has no guidance_embeds): leave guidance out")
         native = int(pipeline.vae.config.sample_size)
         super().__init__(
             pipeline,

@@ -34,7 +34,8 @@ from edit_r1.data.store import JudgedPair, read_edits, read_pairs
 from edit_r1.errors import UserError
 from edit_r1.evaluation.answers import Inquiry, ask, read_answers, trace_tokens
 from edit_r1.evaluation.claims_plan import BARE, CLAIM, NO_CHECKLIST, Job, collect, fit
-from edit_r1.evaluation.metrics import ScoredPair, VerifierMetrics, verifier_metrics
+from edit_r1.evaluation.heldout import heldout_kinds
+from edit_r1.evaluation.metrics import ScoredPair, verifier_metrics
 from edit_r1.evaluation.rows import Row, made_by
 from edit_r1.evaluation.verifier import judged_traces, scored_pair, scored_pairs
 from edit_r1.files import atomic_write
@@ -81,7 +82,7 @@ class Harness:
         if not file.exists():
             trained = self._train(job, folder)
             found = self._evaluate(job, folder, trained)
-            atomic_write(file, json.dumps([self._row(job, trained, *one) for one in found], indent=1) + "\n")
+            atomic_write(file, json.dumps([self._row(job, trained, measured) for measured in found], indent=1) + "\n")
         rows = json.loads(file.read_text())
         if not fit(rows, job, self.recipe):
             raise UserError(
@@ -89,16 +90,14 @@ class Harness:
             )
         return rows
 
-    def _row(self, job: Job, trained: Trained, split: str, metrics: VerifierMetrics, written: float) -> Row:
+    def _row(self, job: Job, trained: Trained, measured: Row) -> Row:
         return {
             "claim": CLAIM[job.arm],
             "arm": job.arm,
             "size": job.size,
             "seed": job.seed,
             "label_noise": job.label_noise,
-            "split": split,
-            **metrics.to_json(),
-            "trace_tokens": written,
+            **measured,
             "tokens": round(trained.tokens),
             "train_flops": trained.flops,
             "settings": self.recipe.digest(job.arm, job.size),
@@ -200,27 +199,30 @@ class Harness:
             tokens = row_tokens(processor, lessons) * drawn
         return Trained(folder / "model", budget, tokens)
 
-    def _evaluate(self, job: Job, folder: Path, trained: Trained) -> list[tuple[str, VerifierMetrics, float]]:
-        """The metrics and the mean number of tokens of a trace, for each split."""
+    def _evaluate(self, job: Job, folder: Path, trained: Trained) -> list[Row]:
+        """The metrics and the mean number of tokens of a trace, for each split; of `heldout` what is held out too."""
         config, data = self.recipe.evaluate, self._world(job.seed, self._noise)
-        found: list[tuple[str, VerifierMetrics, float]] = []
+        found: list[Row] = []
         for split, name, most in (
             (self.recipe.world.split, TEST_PAIRS, config.pairs),
             ("heldout", HELDOUT_PAIRS, config.heldout_pairs),
         ):
             count = min(most, config.base_pairs) if job.arm == "base" else most
             pairs = list(islice(read_pairs(data / name), count))
+            written = 0.0
             if job.arm == "bt_head":
-                metrics = verifier_metrics(_judged(trained.model, pairs), [], traces_per_edit=0)
-                found.append((split, metrics, 0.0))
-                continue
-            journal = folder / f"traces_{split}.jsonl"
-            inquiry = Inquiry(trained.model, data / name, len(pairs), journal, job.arm not in NO_CHECKLIST)
-            ask([inquiry], config, job.seed)
-            answers = read_answers(inquiry, pairs)
-            traces = list(judged_traces(pairs, answers))
-            metrics = verifier_metrics(scored_pairs(pairs, answers), traces, traces_per_edit=config.traces)
-            found.append((split, metrics, trace_tokens(trained.model, [trace.verdict for trace in traces])))
+                scored = _judged(trained.model, pairs)
+                metrics = verifier_metrics(scored, [], traces_per_edit=0)
+            else:
+                journal = folder / f"traces_{split}.jsonl"
+                inquiry = Inquiry(trained.model, data / name, len(pairs), journal, job.arm not in NO_CHECKLIST)
+                ask([inquiry], config, job.seed)
+                answers = read_answers(inquiry, pairs)
+                scored, traces = scored_pairs(pairs, answers), list(judged_traces(pairs, answers))
+                metrics = verifier_metrics(scored, traces, traces_per_edit=config.traces)
+                written = trace_tokens(trained.model, [trace.verdict for trace in traces])
+            kinds = heldout_kinds(pairs, scored) if split == "heldout" else {}
+            found.append({"split": split, **metrics.to_json(), **kinds, "trace_tokens": written})
         return found
 
 

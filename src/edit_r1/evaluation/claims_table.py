@@ -8,10 +8,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 
+from edit_r1.evaluation.rows import RISEN
 from edit_r1.stages import ARMS, SIZES
 
 Row = Mapping[str, Any]
@@ -60,14 +62,22 @@ def chosen(rows: Sequence[Row], **wanted: Any) -> list[Row]:
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
 
 
-def gain(rows: Sequence[Row], arm: str, over: str, key: str, *, size: str = "m", split: str = "test") -> Gain:
-    """How far `arm` is above `over` in `key`, in points, seed by seed."""
-    both = [
-        {row["seed"]: row[key] for row in chosen(rows, arm=name, size=size, split=split, label_noise=NOISE)}
-        for name in (arm, over)
-    ]
+def difference(rows: Sequence[Row], others: Sequence[Row], key: str) -> Gain:
+    """How far rows are above others in `key`, in points, on the seeds that both have."""
+    both = [{row["seed"]: row.get(key) for row in each} for each in (rows, others)]
     pairs = [(both[0][seed], both[1][seed]) for seed in sorted(both[0].keys() & both[1].keys())]
     return Gain(tuple(100 * (a - b) for a, b in pairs if a is not None and b is not None))
+
+
+def gain(
+    rows: Sequence[Row], arm: str, over: str, key: str, *, size: str = "m", over_size: str = "", split: str = "test"
+) -> Gain:
+    """How far the verifiers `arm` are above `over`, of the same size where no other is given."""
+    both = (
+        chosen(rows, arm=name, size=of, split=split, label_noise=NOISE)
+        for name, of in ((arm, size), (over, over_size or size))
+    )
+    return difference(*both, key)
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -77,7 +87,7 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def percent(rows: Sequence[Row], key: str) -> str:
     """Mean over seeds, with the smallest and the largest where there are several."""
-    values = [100 * row[key] for row in rows if row[key] is not None]
+    values = [100 * row[key] for row in rows if row.get(key) is not None]
     if not values:
         return "–"
     mean = f"{statistics.fmean(values):.1f}%"
@@ -85,49 +95,58 @@ def percent(rows: Sequence[Row], key: str) -> str:
 
 
 def arms_table(rows: Sequence[Row]) -> str:
-    """Every arm and size: accuracy on test and held-out kinds, checks, cost."""
+    """Every arm and size: accuracy, checks, cost."""
     lines: list[list[str]] = []
-    for size in SIZES:
-        for arm in ARMS:
-            test = chosen(rows, arm=arm, size=size, split="test", label_noise=NOISE)
-            other = chosen(rows, arm=arm, size=size, split="heldout", label_noise=NOISE)
-            if test:
-                flops, written = (statistics.fmean(row[key] for row in test) for key in ("train_flops", "trace_tokens"))
-                shown = [percent(test, key) for key in ("pairwise_accuracy", "tie_half", "check_accuracy")]
-                cost = [f"{written:.0f}", f"{flops / 1e12:.1f}"]
-                lines.append([size, arm, str(len(test)), *shown, percent(other, "tie_half"), *cost])
-    head = ["size", "arm", "seeds", "accuracy", "ties half", "checks", "ties half, held-out kinds", "tokens", "TFLOP"]
-    return table(head, lines)
+    for size, arm in product(SIZES, ARMS):
+        if test := chosen(rows, arm=arm, size=size, split="test", label_noise=NOISE):
+            flops, written = (statistics.fmean(row[key] for row in test) for key in ("train_flops", "trace_tokens"))
+            shown = [percent(test, key) for key in ("pairwise_accuracy", "tie_half", "check_accuracy")]
+            lines.append([size, arm, str(len(test)), *shown, f"{written:.0f}", f"{flops / 1e12:.1f}"])
+    return table(["size", "arm", "seeds", "accuracy", "ties half", "checks", "tokens", "TFLOP"], lines)
+
+
+_KINDS = {
+    "tie_half": "ties half", "category_tie_half": "the category", "pairing_tie_half": "the pairing",
+    "fault_tie_half": "the fault", "check_accuracy": "checks",
+}  # fmt: skip
+"""Numbers of the split `heldout`, and what they are of."""
+
+
+def heldout_table(rows: Sequence[Row]) -> str:
+    """Every arm and size on held-out kinds: all of them, and each by itself."""
+    lines: list[list[str]] = []
+    for size, arm in product(SIZES, ARMS):
+        if found := chosen(rows, arm=arm, size=size, split="heldout", label_noise=NOISE):
+            lines.append([size, arm, str(len(found)), *(percent(found, key) for key in _KINDS)])
+    return table(["size", "arm", "seeds", *_KINDS.values()], lines)
 
 
 def gains_table(rows: Sequence[Row]) -> str:
-    """What each claim is about."""
+    """What each claim is about: gains on test, and on held-out kinds."""
     comparisons = [("cold_start", other, "m") for other in ("direct", "think", "verify")]
     comparisons += [("gcpo", "cold_start", size) for size in SIZES]
     comparisons += [("gcpo", other, "m") for other in ("rule_grpo", "dpo", "bt_head")]
-    lines = [
-        [
-            size,
-            f"{arm} over {over}",
-            str(gain(rows, arm, over, "tie_half", size=size)),
-            str(gain(rows, arm, over, "tie_half", size=size, split="heldout")),
-            str(gain(rows, arm, over, "check_accuracy", size=size)),
-        ]
-        for arm, over, size in comparisons
-    ]
-    return table(["size", "gain", "ties half", "ties half, held-out kinds", "checks"], lines)
+    lines: list[list[str]] = []
+    for arm, over, size in comparisons:
+        shown = [gain(rows, arm, over, key, size=size) for key in ("tie_half", "check_accuracy")]
+        shown += [gain(rows, arm, over, key, size=size, split="heldout") for key in _KINDS]
+        lines.append([size, f"{arm} over {over}", *map(str, shown)])
+    held = [f"held out: {what}" for what in _KINDS.values()]
+    return table(["size", "gain", "ties half", "checks", *held], lines)
 
 
 def noise_table(rows: Sequence[Row]) -> str:
-    """GCPO against the share of wrong training labels.
+    """GCPO against the share of wrong training labels, on the seeds that have all of these shares.
 
     A judge that is right in a share a of clean pairs agrees with labels of noise p in a (1 - p) + (1 - a) p of them;
     the ceiling of that is 1 - p, for a = 1.
     """
+    every = chosen(rows, arm="gcpo", size="m", split="test")
+    by_noise = {noise: chosen(every, label_noise=noise) for noise in sorted({row["label_noise"] for row in every})}
+    shared = set[int].intersection(*({row["seed"] for row in found} for found in by_noise.values()))
     lines: list[list[str]] = []
-    for noise in sorted({row["label_noise"] for row in rows}):
-        found = chosen(rows, arm="gcpo", size="m", split="test", label_noise=noise)
-        if found:
+    for noise, of_noise in by_noise.items():
+        if found := [row for row in of_noise if row["seed"] in shared]:
             agreed = statistics.fmean(r["tie_half"] * (1 - noise) + (1 - r["tie_half"]) * noise for r in found)
             shown = [percent(found, key) for key in ("pairwise_accuracy", "tie_half", "check_accuracy")]
             lines.append(
@@ -137,6 +156,12 @@ def noise_table(rows: Sequence[Row]) -> str:
     return table(head, lines)
 
 
+def _confirmed(rows: Sequence[Row]) -> str:
+    """The mean gain of success over that of a reward that rose; a mean of ratios would hang on the smallest rise."""
+    rise = statistics.fmean(row["reward_gain"] for row in rows) if rows else 0.0
+    return f"{statistics.fmean(row['success_gain'] for row in rows) / rise:.0%}" if rise >= RISEN else "–"
+
+
 def editors_table(rows: Sequence[Row]) -> str:
     """Every arm of the claims about editors: truth, reward, what of its gain is confirmed, cost, alarms."""
     lines: list[list[str]] = []
@@ -144,6 +169,7 @@ def editors_table(rows: Sequence[Row]) -> str:
         found = chosen(rows, arm=arm)
         gains = Gain(tuple(100 * row["success_gain"] for row in found))
         rewards = [row["reward"] for row in found if row["reward"] is not None]
+        confirmed = _confirmed([row for row in found if row["reward_gain"] is not None])
         alarms = ", ".join(str(row.get("first_alarm") or "–") for row in found)
         cost = [f"{statistics.fmean(row[key] for row in found):.0f}" for key in ("images", "seconds")]
         lines.append(
@@ -153,7 +179,7 @@ def editors_table(rows: Sequence[Row]) -> str:
                 *(percent(found, f"oracle_{key}") for key in ("success", "keep", "quality")),
                 f"{statistics.fmean(rewards):.2f}" if rewards else "–",
                 "–" if arm == "base" else str(gains),
-                "–" if arm == "base" else percent(found, "confirmed"),
+                confirmed,
                 *cost,
                 "–" if arm == "base" else alarms,
             ]

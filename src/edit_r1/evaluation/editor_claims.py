@@ -18,16 +18,14 @@ from edit_r1.errors import UserError
 from edit_r1.evaluation import claims
 from edit_r1.evaluation.claims_plan import NO_CHECKLIST
 from edit_r1.evaluation.editor import evaluate
-from edit_r1.evaluation.rows import Row, made_by, read_rows, write_rows
+from edit_r1.evaluation.rows import RISEN, Row, made_by, read_rows, write_rows
 from edit_r1.files import atomic_write
 from edit_r1.runs.run import Run
 from edit_r1.stages import ClaimsRecipe, EditorClaimsRecipe, RewardConfig
 from edit_r1.training import editor_grpo
-from edit_r1.training.editor_guards import run_alarms
+from edit_r1.training.editor_guards import alarms, run_probes
 
 BASE = "base"
-_RISEN = 0.01
-"""Of 1: a reward that gained less has not risen, and no share of it can be confirmed."""
 _SPENT = ("seconds_sample", "seconds_verify", "seconds_update")
 
 
@@ -100,7 +98,7 @@ class Harness:
         for line in lines:
             seconds += sum(line.get(name) or 0.0 for name in _SPENT)
             if "probe_oracle_success" in line:
-                alarmed += [line["step"]] if run_alarms(lines, line, config.guards) else []
+                alarmed += [line["step"]] if alarms(*run_probes(lines, line), config.guards) else []
                 curve.append([line["step"] * each, round(seconds), line["probe_oracle_success"]])
         spent = {"images": config.steps * each, "seconds": round(seconds), "first_alarm": min(alarmed, default=None)}
         return out / "model", spent | {"curve": curve}
@@ -117,7 +115,7 @@ def _job(row: Row) -> Job:
 def _gains(own: Row, base: Row) -> Row:
     """What the editor gained over its base, and which share of the reward's gain the oracle confirms.
 
-    The share is the gain of `oracle_success` over that of `reward / 10`; None where the latter is below `_RISEN`.
+    The share is the gain of `oracle_success` over that of `reward / 10`; None where the latter is below `RISEN`.
     """
     success = own["oracle_success"] - base["oracle_success"]
     rewards = own["reward"], base["reward"]
@@ -125,7 +123,7 @@ def _gains(own: Row, base: Row) -> Row:
     return {
         "success_gain": success,
         "reward_gain": reward,
-        "confirmed": success / reward if reward is not None and reward >= _RISEN else None,
+        "confirmed": success / reward if reward is not None and reward >= RISEN else None,
     }
 
 

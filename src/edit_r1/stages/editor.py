@@ -41,6 +41,8 @@ class RewardConfig(Config):
     def _one_place(self) -> Self:
         if (self.folder is None) == (self.endpoint is None):
             raise ValueError("give the verifier's folder or its endpoint, one of the two")
+        if self.endpoint is not None and self.device is not None:
+            raise ValueError("device is for a verifier in a folder; one behind an endpoint runs where its server does")
         return self
 
 
@@ -150,8 +152,11 @@ class EditorGrpoConfig(Config):
             raise ValueError(
                 f"window_size {self.window_size} is for the windows sliding and random; sde_steps is fixed's"
             )
-        if self.window != "fixed" and self.window_size > len(window):
-            raise ValueError(f"window_size {self.window_size} is more than the {len(window)} sde_steps")
+        if self.window != "fixed" and self.window_size >= len(window):
+            raise ValueError(
+                f"window_size {self.window_size} leaves nothing to choose among {len(window)} sde_steps: name more of "
+                'them, or set window = "fixed"'
+            )
         return self
 
     @model_validator(mode="after")
@@ -159,8 +164,11 @@ class EditorGrpoConfig(Config):
         weights = self.categories.model_dump().values() if self.categories else (1.0,)
         if not any(weights):
             raise ValueError("the weights of categories are all 0: nothing would be learned")
-        for source in (*self.rewards, self.judge):
-            aggregate = source.aggregate or self.aggregate if source and not source.checklist else ""
+        sources = [source for source in (*self.rewards, self.judge) if source]
+        if self.temperature == 0 and max([self.traces, *(source.traces or 1 for source in sources)]) > 1:
+            raise ValueError("traces must be 1 with temperature 0, at which all are alike: set a temperature")
+        for source in sources:
+            aggregate = "" if source.checklist else source.aggregate or self.aggregate
             if aggregate in ("weighted", "min_geomean"):
                 raise ValueError(
                     f'aggregate "{aggregate}" is made of checks, and a verifier with checklist = false writes none: '

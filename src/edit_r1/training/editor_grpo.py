@@ -25,7 +25,7 @@ from edit_r1.editors.pipeline import PipelineEditor
 from edit_r1.errors import UserError
 from edit_r1.records import Edit
 from edit_r1.runs.checkpoint import load_checkpoint, save_checkpoint
-from edit_r1.runs.progress import track
+from edit_r1.runs.progress import notice, track
 from edit_r1.runs.run import Run
 from edit_r1.stages import EditorGrpoConfig, RewardConfig
 from edit_r1.training.editor_advantages import Advantages, advantages
@@ -73,7 +73,10 @@ def train(
     if process().is_main_process:
         run.rewind(done or -1)  # the first probe is recorded at step 0, and once
     if done == 0:
-        _log(run, 0, probe(editor, policy, tasks.probe, judges, config, seed))
+        base = probe(editor, policy, tasks.probe, judges, config, seed)
+        _log(run, 0, base)
+        if base and judges.judge is None and "probe_oracle_success" not in base:
+            notice("no editor_grpo.judge looks on: the guard `gap`, the first to see a hack, has nothing to compare")
         _save(run, policy, 0)
     with track("Editor GRPO", total=config.steps, start=done, console=console()) as bar:
         for step in range(done + 1, config.steps + 1):
@@ -143,8 +146,7 @@ def _one_step(
         | learned
         | mean_of(edit_metrics(edits) | group_diversity(edits, config) | trace_failures(rewards))
         | _signal(found)
-        | clock.seconds
-        | {"seconds_step": time.monotonic() - began}
+        | clock.shares(time.monotonic() - began)
     )
 
 
@@ -205,8 +207,20 @@ def _judges(config: EditorGrpoConfig, verifier: Path | None) -> Judges:
     sources = ([RewardConfig(folder=str(verifier))] if verifier else []) + list(config.rewards)
     if process().num_processes > 1 and any(source.device for source in (*sources, config.judge) if source):
         raise UserError("`device` names one GPU, and every process has a verifier: leave it out on several processes")
+    if config.categories and not any(source.checklist for source in sources):
+        raise UserError("`categories` are shares of checks, and no verifier is asked for any: set checklist = true")
+    if config.judge and any(_alike(config.judge, source) for source in sources):
+        raise UserError("the judge is one of the verifiers that reward: give another one, or leave judge out")
     judge = reward_function([config.judge], config) if config.judge else None
     return Judges(reward_function(sources, config), judge)
+
+
+def _alike(one: RewardConfig, other: RewardConfig) -> bool:
+    """Whether two settings name one verifier."""
+    if one.folder is not None and other.folder is not None:
+        return Path(one.folder).resolve() == Path(other.folder).resolve()
+    here, there = one.endpoint, other.endpoint
+    return here is not None and there is not None and (here.base_url, here.model) == (there.base_url, there.model)
 
 
 def _open_editor(folder: Path, config: EditorGrpoConfig, device: torch.device | str) -> PipelineEditor:
@@ -293,6 +307,11 @@ class _Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+
+    def shares(self, total: float) -> dict[str, float]:
+        """The seconds of the parts and of the step, which took `total`, and each part's share of it."""
+        shares = {name.replace("seconds", "share"): seconds / total for name, seconds in self.seconds.items()}
+        return self.seconds | {"seconds_step": total} | shares
 
     @contextmanager
     def of(self, name: str) -> Generator[None]:

@@ -167,16 +167,25 @@ def alarms(now: Metrics, base: Metrics, config: GuardsConfig) -> dict[str, str]:
     return found | _gap_alarm(now, base, config.gap)
 
 
-def run_alarms(lines: Sequence[Mapping[str, Any]], now: Mapping[str, Any], config: GuardsConfig) -> dict[str, str]:
-    """`alarms` of a line of metrics.jsonl against the probe of step 0 in `lines`, the run's own.
+def compared(now: Metrics, base: Metrics, config: GuardsConfig) -> set[str]:
+    """The guards that have a limit, and their numbers in both: of the others nobody knows whether they would alarm."""
+    needed = {name: f"guard_{metric}" for name, (metric, *_) in _RATIOS.items()} | {"noop_rate": "noop_rate"}
+    found = {name for name, metric in needed.items() if _pair(now, base, f"probe_{metric}")}
+    if _pair(now, base, "probe_reward") and any(_pair(now, base, judge) for judge in _JUDGES):
+        found.add("gap")
+    return {name for name in found if getattr(config, name) is not None}
 
-    Groups are sampled by steps and not by the probe: the base's diversity is that of step 1, before which nothing was
-    learned.
+
+def run_probes(lines: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> tuple[Metrics, Metrics]:
+    """What `alarms` compares: a line of metrics.jsonl, and the probe of step 0 in `lines`, the run's own.
+
+    Groups are sampled by steps and not by the probe: their diversity is that of the step, and the base's is that of
+    step 1, before which nothing was learned.
     """
     steps = {line["step"]: line for line in lines}
     diverse = steps.get(1, now).get("guard_diversity")
     base = {**steps[0], "probe_guard_diversity": diverse}
-    return alarms({**now, "probe_guard_diversity": now.get("guard_diversity")}, base, config)
+    return {**now, "probe_guard_diversity": now.get("guard_diversity")}, base
 
 
 def _gap_alarm(now: Metrics, base: Metrics, limit: float | None) -> dict[str, str]:

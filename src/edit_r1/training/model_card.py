@@ -46,9 +46,10 @@ def model_card(run: Run, kind: Kind, base_model: str | None = None) -> str:
     inputs: dict[str, Any] = config.pop("inputs", {})
     facts: dict[str, Any] = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
     metrics = run.metrics()
-    what = "LoRA weights of an image editor" if kind == "lora" else "An image editor (a whole pipeline, LoRA merged)"
+    merged = "a whole pipeline, LoRA merged" if config["lora_rank"] else "a whole pipeline"
+    what = "LoRA weights of an image editor" if kind == "lora" else f"An image editor ({merged})"
     sections = [
-        _header(kind, base_model),
+        _header(kind, base_model, _OBJECTIVES[config["objective"]].lower()),
         "# Image editor trained with a verifier's reward",
         f"{what}, trained by [Edit-R1]({_PAPER}): {_OBJECTIVES[config['objective']]} with the score of a reasoning "
         "verifier as the only reward. The weights are the running mean (EMA) at the end of training.",
@@ -85,12 +86,12 @@ def _base_folder(run: Run) -> Path:
     return assets.EDITOR if given in (None, "None") else Path(given)
 
 
-def _header(kind: Kind, base_model: str | None) -> str:
+def _header(kind: Kind, base_model: str | None, objective: str) -> str:
     """The YAML block. The license is the owner's to choose: that of the base and of the data both bear on it."""
     lines = ["---", "license: other", "library_name: diffusers", "pipeline_tag: image-to-image"]
     if base_model is not None:
         lines += [f"base_model: {base_model}", f"base_model_relation: {'adapter' if kind == 'lora' else 'finetune'}"]
-    tags = ["image-editing", "reinforcement-learning", "flow-grpo", "edit-r1", *(["lora"] if kind == "lora" else [])]
+    tags = ["image-editing", "reinforcement-learning", objective, "edit-r1", *(["lora"] if kind == "lora" else [])]
     return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
 
 

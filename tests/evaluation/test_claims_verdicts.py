@@ -1,0 +1,46 @@
+"""Whether a claim holds: by hand."""
+
+from __future__ import annotations
+
+import pytest
+from tests.evaluation.test_claims_table import row
+
+from edit_r1.evaluation.claims_table import Gain
+from edit_r1.evaluation.claims_verdicts import Claim, of_editors, of_verifiers, verdicts_table
+
+
+@pytest.mark.parametrize(
+    ("values", "least", "verdict"),
+    [
+        ((5.0, 6.0, 7.0), 4.0, "yes"),  # 6 -+ 4.303 / sqrt 3 = 6 -+ 2.5
+        ((1.0, 6.0, 11.0), 4.0, "in the mean"),  # 6 -+ 12.4
+        ((3.0, 4.0, 4.9), 4.0, "**no**"),  # mean 3.97
+        ((2.0, 2.1, 2.2), 0.0, "yes"),
+        ((-0.1, -0.2), 0.0, "**no**"),
+        ((9.0,), 4.0, "in the mean"),  # of one seed nobody knows
+        ((), 4.0, "not measured"),
+    ],
+)
+def test_a_verdict_by_hand(values: tuple[float, ...], least: float, verdict: str) -> None:
+    assert Claim("", Gain(values), least).verdict == verdict
+
+
+def test_every_claim_has_its_line() -> None:
+    """Sizes are compared on the seeds that both have: of seed 0 m is 5 points behind s, of seed 1 there is no s."""
+    rows = [
+        row("cold_start", 0, 0.85, size="s"),
+        row("cold_start", 0, 0.80),
+        row("cold_start", 1, 0.99),
+        row("direct", 0, 0.50),
+        row("cold_start", 0, 0.60, split="heldout") | {"category_tie_half": 0.4},
+        row("direct", 0, 0.50, split="heldout") | {"category_tie_half": 0.5},
+    ]
+    found = {claim.text: claim for claim in of_verifiers(rows)}
+    assert found["1: principles and reasoning over the direct score"].gain.values == pytest.approx((30,))
+    assert found["1: the same, held-out category"].gain.values == pytest.approx((-10,))
+    assert found["1: the same, held-out category"].verdict == "**no**"
+    assert found["3: cold_start of size m over s"].gain.values == pytest.approx((-5,))
+    assert found["3: gcpo of size l over m"].verdict == "not measured"
+    edited = [{"arm": arm, "seed": 0, "oracle_success": s} for arm, s in (("base", 0.4), ("gcpo", 0.5))]
+    lines = verdicts_table([*of_verifiers(rows), *of_editors(edited)]).splitlines()
+    assert "| 5: an editor trained by gcpo over base | more than 0 | +10.0 (+10.0) | in the mean |" in lines
