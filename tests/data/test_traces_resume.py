@@ -70,6 +70,22 @@ def test_a_time_out_and_broken_answers_are_tried_again(bench: Bench) -> None:
     assert len([line for line in bench.journal() if "text" in line]) == 12
 
 
+def test_endpoints_are_asked_at_the_same_time_each_with_its_requests_in_flight(bench: Bench) -> None:
+    """Two teachers and gold, two requests each: nobody is answered before six are in flight, and never are more."""
+    six = threading.Barrier(6, timeout=10)
+
+    def reply(request: dict[str, Any], number: int) -> Reply:
+        six.wait()
+        return answer(trace("yyy", 8.0))
+
+    with serving(reply) as server:
+        bench.recipe(server.url, concurrency=2, retries=0)
+        result = bench.run()
+    assert result.exit_code == 0, result.output
+    assert server.most_at_once == 6
+    assert pairs(server) == dict.fromkeys(ALL, 1)
+
+
 @pytest.mark.parametrize(
     "refusal",
     [(429, "quota used up", NOW), (402, "pay first"), (403, "quota used up"), (200, "<html>log in first</html>")],

@@ -65,9 +65,11 @@ class Bench:
         path.write_text("\n".join(entries) + "\n", encoding="utf-8")
         return path
 
-    def recipe(self, url: str, *, teachers: str = "ab", top: str = "", each: str = "", retries: int = 1) -> Path:
-        """Write a recipe in which gold and every teacher is a model of the same server, one request at a time."""
-        endpoint = f'base_url = "{url}"\nconcurrency = 1\nretries = {retries}\n{each}\n'
+    def recipe(
+        self, url: str, *, teachers: str = "ab", top: str = "", each: str = "", retries: int = 1, concurrency: int = 1
+    ) -> Path:
+        """Write a recipe in which gold and every teacher is a model of the same server."""
+        endpoint = f'base_url = "{url}"\nconcurrency = {concurrency}\nretries = {retries}\n{each}\n'
         tables = [f'[[traces.teachers]]\nname = "{name}"\nmodel = "{name}"\n{endpoint}' for name in teachers]
         tables.append(f'[traces.gold]\nmodel = "gold"\n{endpoint}')
         path = self.folder / "recipe.toml"

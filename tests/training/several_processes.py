@@ -1,17 +1,18 @@
 """Not a test: one run of GCPO with scripted traces, to be started by torchrun in as many processes as are wanted.
 
-python -m torch.distributed.run --standalone --nproc_per_node 2 several_processes.py DATA MODEL OUT PAIRS
+python -m torch.distributed.run --standalone --nproc_per_node 2 several_processes.py DATA MODEL OUT PAIRS SETTINGS
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from edit_r1.records import Provenance, Verdict
+from edit_r1.records import Check, Principle, Provenance, Verdict
 from edit_r1.stages import GcpoConfig
 from edit_r1.training import gcpo
 from edit_r1.verifier.verifier import Completion
@@ -28,17 +29,22 @@ def written(self: gcpo.GcpoTrainer, prompt_ids: list[list[int]], *_: Any, **__: 
 
 
 def judge(completion: Completion, questions: list[str]) -> Verdict:
-    """A score that depends on the trace alone."""
-    return Verdict((), float(sum(map(ord, completion.text)) % 11), completion.text, Provenance("", "", "", "", 0))
+    """A score and answers that depend on the trace alone."""
+    size = sum(map(ord, completion.text))
+    checks = [Check(Principle(question, "follow"), (size + k) % 3 > 0, "") for k, question in enumerate(questions)]
+    return Verdict(tuple(checks), float(size % 11), completion.text, Provenance("", "", "", "", 0))
 
 
-def settings(pairs: int) -> GcpoConfig:
+def settings(pairs: int, **more: Any) -> GcpoConfig:
     """Two steps of so many pairs on each process."""
-    return GcpoConfig(steps=2, pairs_per_step=pairs, traces=TRACES, micro_batch=8, max_tokens=8, probe_every=50)
+    sizes: dict[str, Any] = {"steps": 2, "pairs_per_step": pairs, "traces": TRACES, "micro_batch": 8, "max_tokens": 8}
+    return GcpoConfig.model_validate({**sizes, "probe_every": 50, **more})
 
 
 if __name__ == "__main__":
     data, model, out = (Path(name) for name in sys.argv[1:4])
     gcpo.GcpoTrainer._generate_single_turn = written
     gcpo.trace_verdict = judge
-    gcpo.run(settings(int(sys.argv[4])), data=data, model=model, out=out, seed=0, resume=False)
+    gcpo.run(
+        settings(int(sys.argv[4]), **json.loads(sys.argv[5])), data=data, model=model, out=out, seed=0, resume=False
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from trl.trainer.utils import RepeatSampler
 
 from edit_r1.data.store import read_pairs
 from edit_r1.records import Failure, Provenance, Verdict
+from edit_r1.runs.progress import silence_libraries
 from edit_r1.runs.run import Run
 from edit_r1.stages import TRAIN_PAIRS, GcpoConfig
 from edit_r1.training import gcpo
@@ -233,14 +235,17 @@ def test_the_update_reads_a_prompt_once_and_learns_what_trl_learns(
 SCRIPT = several_processes.__file__
 
 
-def test_two_processes_learn_what_one_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("more", [{}, {"updates_per_batch": 2, "checkpoint_every": 2, "check_weight": 0.5}])
+def test_two_processes_learn_what_one_learns(
+    more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two pairs a step, on one process or one on each of two (gloo): the same rewards, and the same weights after two.
 
     The trainer gathers scores over processes before it contrasts them, and averages gradients over processes that have
     equally many traces: the mean over all. Weights differ by the order of float32 sums alone.
     """
     data, model = tiny_world(tmp_path), tiny_verifier(tmp_path)
-    inputs = [str(data), str(model), str(tmp_path / "of_2"), "1"]
+    inputs = [str(data), str(model), str(tmp_path / "of_2"), "1", json.dumps(more)]
     made = subprocess.run(
         [sys.executable, *["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"], SCRIPT, *inputs],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -251,11 +256,12 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path, monkeypatch: pytest
     assert made.returncode == 0, made.stderr[-2000:]
     monkeypatch.setattr(gcpo.GcpoTrainer, "_generate_single_turn", several_processes.written)
     monkeypatch.setattr(gcpo, "trace_verdict", several_processes.judge)
-    gcpo.run(several_processes.settings(2), data=data, model=model, out=tmp_path / "of_1", seed=0, resume=False)
+    gcpo.run(several_processes.settings(2, **more), data=data, model=model, out=tmp_path / "of_1", seed=0, resume=False)
     one, two = (Run(tmp_path / f"of_{processes}") for processes in (1, 2))
+    assert "reward" in one.metrics()[0]
     for ours, theirs in zip(one.metrics(), two.metrics(), strict=True):
-        for name in ("reward", "pair_accuracy", "signal_share"):
-            assert ours[name] == pytest.approx(theirs[name], abs=1e-6)
+        for name in ("reward", "pair_accuracy", "signal_share"):  # a further update on the same traces measures none
+            assert ours.get(name) == pytest.approx(theirs.get(name), abs=1e-6)
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
     before, expected, found = (
         load_file(f / "model.safetensors") for f in (model, one.path / "model", two.path / "model")
@@ -264,6 +270,32 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path, monkeypatch: pytest
     apart = max((expected[key] - found[key]).abs().max().item() for key in before)
     assert moved > 1e-4
     assert apart < 0.01 * moved
+
+
+@pytest.mark.parametrize(
+    ("settings", "used", "mode", "address"),
+    [
+        ({}, False, None, None),
+        ({"vllm": "colocate"}, True, "colocate", None),
+        ({"vllm": "server"}, True, "server", None),
+        ({"vllm": "server", "vllm_server": "http://10.0.0.5:8000"}, True, "server", "http://10.0.0.5:8000"),
+    ],
+)
+def test_who_writes_the_traces(
+    settings: dict[str, Any], used: bool, mode: str | None, address: str | None, tmp_path: Path
+) -> None:
+    """What TRL is told; vLLM itself is not there. A server without an address is this machine's."""
+    silence_libraries()
+    told = gcpo._arguments(GcpoConfig.model_validate(settings), tmp_path, 0)
+    assert told.use_vllm == used
+    assert mode is None or told.vllm_mode == mode
+    assert told.vllm_server_base_url == address
+    assert told.vllm_server_host == "127.0.0.1"
+
+
+def test_an_address_is_for_a_server() -> None:
+    with pytest.raises(ValueError, match='the address of vllm = "server"'):
+        GcpoConfig(vllm="colocate", vllm_server="http://10.0.0.5:8000")
 
 
 class Interrupted(Exception):

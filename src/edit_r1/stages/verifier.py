@@ -101,6 +101,8 @@ class GcpoConfig(Config):
     """Leave the vision tower as the cold start made it: judgement is what is rewarded, and work is saved."""
     vllm: Literal["off", "colocate", "server"] = "off"
     """Who writes the traces: this process, vLLM within it, or a server started with `trl vllm-serve`."""
+    vllm_server: str | None = None
+    """Its address, as `http://10.0.0.5:8000`; by default this machine's port 8000."""
     checkpoint_every: int = Field(default=10, gt=0)
     probe_every: int = Field(default=10, gt=0)
     probe: str | None = None
@@ -118,6 +120,8 @@ class GcpoConfig(Config):
             raise ValueError(
                 f"steps and checkpoint_every must be multiples of updates_per_batch {self.updates_per_batch}"
             )
+        if self.vllm_server is not None and self.vllm != "server":
+            raise ValueError('vllm_server is the address of vllm = "server"')
         if self.reward == "pointwise" and (self.margin or self.tie_credit):
             raise ValueError('margin and tie_credit belong to the contrast, not to reward = "pointwise"')
         return self
