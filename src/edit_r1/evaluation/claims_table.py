@@ -73,11 +73,11 @@ def gain(
     rows: Sequence[Row], arm: str, over: str, key: str, *, size: str = "m", over_size: str = "", split: str = "test"
 ) -> Gain:
     """How far the verifiers `arm` are above `over`, of the same size where no other is given."""
-    both = (
+    own, other = (
         chosen(rows, arm=name, size=of, split=split, label_noise=NOISE)
         for name, of in ((arm, size), (over, over_size or size))
     )
-    return difference(*both, key)
+    return difference(own, other, key)
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
