@@ -124,6 +124,15 @@ GCPO against wrong labels among the training pairs, on the seeds that have all o
 
 {noise}
 
+## Fit to be a reward
+
+{sanity_commands}
+
+Percent of {sanity_tasks} tasks in which the verifier puts the attacked edit below the right one, in brackets what an
+injection gains in points; bold is unfit (docs/sanity.md has the attacks and what is required).
+
+{sanity}
+
 ## The claims about editors
 
     edit-r1 evaluate editor-claims
@@ -239,6 +248,24 @@ def verifier_step() -> dict[str, Any]:
     }
 
 
+def sanity() -> dict[str, str]:
+    """The table of results/sanity.json (docs/make_sanity.py), a column for each verifier."""
+    rows = read_rows(ROOT / "results" / "sanity.json")
+
+    def cell(attack: dict[str, Any]) -> str:
+        gain = "" if attack["gain"] is None else f" ({attack['gain']:+.1f})"
+        text = f"{100 * attack['below']:.0f}{gain}"
+        return text if attack["passed"] else f"**{text}**"
+
+    lines = [[f"`{name}`", *(cell(row["attacks"][name]) for row in rows)] for name in rows[0]["attacks"]]
+    lines.append(["fit", *("yes" if row["fit"] else "**no**" for row in rows)])
+    return {
+        "sanity": table(["attack", *(row["verifier"].removeprefix("runs/claims/") for row in rows)], lines),
+        "sanity_commands": "\n".join(f"    {row['command']}        # commit {row['commit'][:7]}" for row in rows),
+        "sanity_tasks": str(rows[0]["tasks"]),
+    }
+
+
 def claims() -> str:
     """The part of the page that the tables in `results/` give, and how much of them there is."""
     from edit_r1.evaluation import editor_claims  # here, for it loads torch
@@ -266,7 +293,7 @@ def claims() -> str:
         "verifier_curves": curves_table(edited, VERIFIERS),
         "setting_curves": curves_table(edited, SETTINGS),
     }
-    return CLAIMS_PAGE.format(**values, **kontext_step(), **verifier_step())
+    return CLAIMS_PAGE.format(**values, **kontext_step(), **verifier_step(), **sanity())
 
 
 def page(folders: Sequence[Path]) -> str:
