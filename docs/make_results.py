@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from edit_r1.config import load_recipe
 from edit_r1.evaluation.claims_plan import plan
@@ -30,11 +29,12 @@ from edit_r1.evaluation.claims_table import (
 )
 from edit_r1.evaluation.claims_verdicts import of_editors, of_verifiers, verdicts_table
 from edit_r1.evaluation.demo_table import categories, editors, faults, targets, verifiers
+from edit_r1.evaluation.measured_table import kontext_table, sanity_table, verifier_table
 from edit_r1.evaluation.rows import read_rows
 from edit_r1.files import atomic_write
 from edit_r1.stages import ClaimsRecipe, EditorClaimsRecipe
 
-ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parents[1] / "results"
 
 PAGE = """# Results
 
@@ -103,8 +103,8 @@ is not above 0. docs/claims.md says why, and what was tried.
 
 {verdicts}
 
-Means over these seeds, with the smallest and the largest; {rows} of {all_rows} rows are there. *Tokens*: written per
-trace. *TFLOP*: training on top of pretraining.
+Means over these seeds, with the smallest and the largest. *Tokens*: written per trace. *TFLOP*: training on top of
+pretraining. (Of all results, with further seeds and label noises, {rows} of {all_rows} rows are there.)
 
 {arms}
 
@@ -128,8 +128,8 @@ GCPO against wrong labels among the training pairs, on the seeds that have all o
 
 {sanity_commands}
 
-Percent of {sanity_tasks} tasks in which the verifier puts the attacked edit below the right one, in brackets what an
-injection gains in points; bold is unfit (docs/sanity.md has the attacks and what is required).
+Percent of tasks in which the verifier puts the attacked edit below the right one, in brackets what an injection
+gains in points; bold is unfit (docs/sanity.md has the attacks and what is required).
 
 {sanity}
 
@@ -159,28 +159,23 @@ arm had one core, beside a busy one.) A share of 96 tasks has a standard error o
 
 ## One step at full size
 
-On one {gpu}, with random weights: seconds and memory depend on sizes, not on what the weights say.
+With random weights: seconds and memory depend on sizes, not on what the weights say.
 
     python -m benchmarks.kontext_step --group 8 --verifier-config src/edit_r1/recipes/qwen_vl/qwen3_vl_4b.json \\
         --repeats 2 --max-tokens 256 --out results/kontext_step.json
 
-The architecture of FLUX.1-Kontext ({frozen} frozen and {trained} trained parameters) and a Qwen3-VL-4B: {edits}
-edits of {side} pixels, 6 steps of which one is trained, and a trace of 256 tokens for each. The median of two steps,
-after one that is not counted. What encoding and decoding take is not in it. *Floor*: the larger of operations / peak
-and bytes / bandwidth, both counted; *MFU*: operations / (seconds x peak); *HFU* counts what checkpointing computes
-again.
-
 {kontext}
+
+What encoding and decoding take is not in it. *Floor*: the larger of operations / peak and bytes / bandwidth, both
+counted; *MFU*: operations / (seconds x peak); *HFU* counts what checkpointing computes again.
 
     python -m benchmarks.verifier_step --recipe qwen_vl/qwen2_5_vl_7b --set gcpo.vllm=off --set gcpo.pairs_per_step=1 \\
         --set gcpo.max_tokens=256 --set cold_start.batch_size=8 --steps 3 --out results/verifier_step.json
 
-The architecture of Qwen2.5-VL-7B ({verifier} parameters, adapters of rank 64), two pictures of 512 tokens a row and
-traces of 256 tokens; GCPO on one pair with eight traces of each edit, written by transformers' `generate`:
-{writing:.1f} of its seconds, {written:.0f} tokens a second. *Tokens*: all that pass through the model in a step,
-the prompts included.
+{verifier}
 
-{steps}
+*Tokens*: all that pass through the model in a step, the prompts included. The recipe's own step of GCPO has eight
+pairs and traces of up to 1024 tokens, written by vLLM.
 
 docs/real_models.md has more of both, and what `edit-r1 doctor` had foretold.
 
@@ -199,78 +194,11 @@ def _threads(folder: Path) -> int:
     return environment["threads"] or environment["cpus"]  # without a limit there is a thread per core
 
 
-def kontext_step() -> dict[str, str]:
-    """The measurement of `benchmarks/kontext_step.py`: what it was made on, and its table."""
-    report = json.loads((ROOT / "results" / "kontext_step.json").read_text())
-    rows = [
-        [
-            name,
-            f"{part['seconds']:.1f}",
-            f"{part['share']:.0%}",
-            f"{part['peak_bytes'] / 2**30:.1f}",
-            f"{part['operations'] / 1e12:,.0f}",
-            f"{part['floor_seconds']:.2f}",
-            f"{part['mfu']:.1%}",
-            f"{part['hfu']:.1%}",
-        ]
-        for name, part in report["parts"].items()
-    ]
-    return {
-        "frozen": f"{report['frozen_parameters']:,}",
-        "trained": f"{report['trained_parameters']:,}",
-        "gpu": report["environment"]["gpus"][0],
-        "edits": str(report["edits"]),
-        "side": str(report["side"]),
-        "kontext": table(["part", "seconds", "share", "peak GiB", "TFLOP", "floor, s", "MFU", "HFU"], rows),
-    }
-
-
-def verifier_step() -> dict[str, Any]:
-    """The measurement of `benchmarks/verifier_step.py`, made on the same GPU: what it was made on, and its table."""
-    report = json.loads((ROOT / "results" / "verifier_step.json").read_text())
-    rows = [
-        [
-            name,
-            str(part["rows"]),
-            f"{part['tokens']:,}",
-            f"{part['seconds']:.1f}",
-            f"{part['tokens_per_second']:,.0f}",
-            f"{part['peak_bytes'] / 2**30:.1f}",
-            f"{part['doctor_peak_bytes'] / 2**30:.1f}",
-        ]
-        for name, part in ((name, report[name]) for name in ("cold_start", "gcpo"))
-    ]
-    return {
-        "verifier": f"{report['parameters']:,}",
-        "writing": report["gcpo"]["writing"],
-        "written": report["gcpo"]["written_per_second"],
-        "steps": table(["step", "rows", "tokens", "seconds", "tokens/s", "peak GiB", "by the doctor, GiB"], rows),
-    }
-
-
-def sanity() -> dict[str, str]:
-    """The table of results/sanity.json (docs/make_sanity.py), a column for each verifier."""
-    rows = read_rows(ROOT / "results" / "sanity.json")
-
-    def cell(attack: dict[str, Any]) -> str:
-        gain = "" if attack["gain"] is None else f" ({attack['gain']:+.1f})"
-        text = f"{100 * attack['below']:.0f}{gain}"
-        return text if attack["passed"] else f"**{text}**"
-
-    lines = [[f"`{name}`", *(cell(row["attacks"][name]) for row in rows)] for name in rows[0]["attacks"]]
-    lines.append(["fit", *("yes" if row["fit"] else "**no**" for row in rows)])
-    return {
-        "sanity": table(["attack", *(row["verifier"].removeprefix("runs/claims/") for row in rows)], lines),
-        "sanity_commands": "\n".join(f"    {row['command']}        # commit {row['commit'][:7]}" for row in rows),
-        "sanity_tasks": str(rows[0]["tasks"]),
-    }
-
-
 def claims() -> str:
     """The part of the page that the tables in `results/` give, and how much of them there is."""
     from edit_r1.evaluation import editor_claims  # here, for it loads torch
 
-    judges, edited = (read_rows(ROOT / "results" / f"{name}_claims.json") for name in ("verifier", "editor"))
+    judges, edited = (read_rows(RESULTS / f"{name}_claims.json") for name in ("verifier", "editor"))
     editor_jobs = editor_claims.plan(load_recipe(EditorClaimsRecipe, "editor_claims"))
     expected = 2 * len(plan(load_recipe(ClaimsRecipe, "claims").claims, NOISE))  # every result has two splits
     planned = load_recipe(ClaimsRecipe, "claims").claims.seeds
@@ -293,7 +221,15 @@ def claims() -> str:
         "verifier_curves": curves_table(edited, VERIFIERS),
         "setting_curves": curves_table(edited, SETTINGS),
     }
-    return CLAIMS_PAGE.format(**values, **kontext_step(), **verifier_step(), **sanity())
+    kontext, verifier = (json.loads((RESULTS / f"{name}_step.json").read_text()) for name in ("kontext", "verifier"))
+    attacked = read_rows(RESULTS / "sanity.json")
+    values |= {
+        "kontext": kontext_table(kontext),
+        "verifier": verifier_table(verifier),
+        "sanity": sanity_table(attacked),
+        "sanity_commands": "\n".join(f"    {row['command']}        # commit {row['commit']}" for row in attacked),
+    }
+    return CLAIMS_PAGE.format(**values)
 
 
 def page(folders: Sequence[Path]) -> str:

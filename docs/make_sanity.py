@@ -38,8 +38,8 @@ def row(run: Path) -> dict[str, Any]:
 
 def main(runs: Sequence[Path], file: Path) -> None:
     """Add the runs to the table."""
-    new = {row["verifier"]: row for row in map(row, runs)}
-    old = {row["verifier"]: row for row in read_rows(file)}
+    new = {made["verifier"]: made for made in map(row, runs)}
+    old = {made["verifier"]: made for made in read_rows(file)}
     write_rows(file, [*(old | new).values()])
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edit_r1.editors.base import edit, rollout, to_pil
 from edit_r1.editors.kontext import KontextEditor
+from edit_r1.errors import UserError
 from edit_r1.records import EditTask
 
 STEPS = 3
@@ -165,3 +166,11 @@ def test_pictures_are_rounded_not_cut(editor: KontextEditor) -> None:
 def test_a_size_that_does_not_divide_is_refused(editor: KontextEditor) -> None:
     with pytest.raises(ValueError, match="multiples of 8"):
         KontextEditor(editor.pipeline, height=60)
+
+
+def test_a_guidance_is_refused_where_the_transformer_is_told_none() -> None:
+    pipeline = tiny_editor().pipeline
+    pipeline.transformer.register_to_config(guidance_embeds=False)
+    with pytest.raises(UserError, match="kontext takes no guidance"):
+        KontextEditor(pipeline, guidance=2.5)
+    assert KontextEditor(pipeline).guidance == 2.5  # the default, which nobody reads

@@ -26,6 +26,7 @@ def row(
         "arm": arm, "seed": seed, "size": size, "split": split, "label_noise": noise, "tie_half": half,
         "pairwise_accuracy": half - 0.01, "check_accuracy": None if arm == "direct" else 0.9,
         "train_flops": 2e12, "trace_tokens": 80.0,
+        "category_tie_half": None, "pairing_tie_half": None, "fault_tie_half": None,
     }  # fmt: skip
 
 
@@ -70,6 +71,7 @@ def test_noises_are_compared_on_the_seeds_that_all_have() -> None:
     """Seed 1 has only the usual noise: the mean of that is of seed 0 alone."""
     noise = noise_table([*ROWS, row("gcpo", 1, 0.45)]).splitlines()
     assert [line.split(" | ")[1:4:2] for line in noise[2:]] == [["1", "90.0%"], ["1", "85.0%"]]
+    assert len(noise_table([]).splitlines()) == 2
 
 
 def test_editors_by_hand() -> None:

@@ -17,6 +17,7 @@ from edit_r1.evaluation.claims_verdicts import Claim, of_editors, of_verifiers, 
         ((3.0, 4.0, 4.9), 4.0, "**no**"),  # mean 3.97
         ((2.0, 2.1, 2.2), 0.0, "yes"),
         ((-0.1, -0.2), 0.0, "**no**"),
+        ((0.0, 0.0), 0.0, "**no**"),
         ((9.0,), 4.0, "in the mean"),  # of one seed nobody knows
         ((), 4.0, "not measured"),
     ],

@@ -17,29 +17,24 @@ from PIL import Image
 from tests.training.tiny_editor import tiny_editor
 from torch import Tensor
 
-from edit_r1.data.store import write_tasks
 from edit_r1.editors.base import Editor, edit
 from edit_r1.editors.kontext import KontextEditor
 from edit_r1.editors.loading import load_editor
 from edit_r1.errors import UserError
 from edit_r1.flow.gaussian import log_prob
-from edit_r1.records import Edit, EditTask
+from edit_r1.records import Edit
 from edit_r1.runs.checkpoint import load_checkpoint
 from edit_r1.runs.run import Run, read_metrics
-from edit_r1.stages import EDITOR_TASKS, EditorGrpoConfig
+from edit_r1.stages import EditorGrpoConfig
 from edit_r1.training import editor_grpo
-from edit_r1.training.editor_groups import best_and_worst
 from edit_r1.training.editor_grpo import Judges, new_policy, reward_metrics, train
 from edit_r1.training.editor_policy import EditorPolicy
 from edit_r1.training.editor_probe import raise_alarms
 from edit_r1.training.editor_rewards import Reward, RewardFn
 from edit_r1.training.editor_rollout import Draw, Part, sample_groups, step_transition, velocity_fn
-from edit_r1.training.editor_tasks import Tasks, edit_metrics, looks_unchanged, open_tasks, resized
+from edit_r1.training.editor_tasks import Tasks, open_tasks
 from edit_r1.training.editor_update import update as full_update
 from edit_r1.verifier.tiny import TinySize, build_processor, build_tiny_qwen
-from edit_r1.world.instructions import CATEGORIES
-from edit_r1.world.render import render, to_image
-from edit_r1.world.tasks import generator, sample_task, split_of_scene, world_task
 from edit_r1.world.words import vocabulary
 
 NAN = float("nan")
@@ -431,6 +426,18 @@ def test_a_refused_model_leaves_no_run_behind(pipeline_folder: Path, tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_without_a_judge_says_that_nobody_looks_on(
+    pipeline_folder: Path, tasks: Tasks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of real tasks no oracle knows the truth; in the built-in world it is the judge."""
+    config = CONFIG.model_copy(update={"steps": 1})
+    real = Tasks(lambda i: replace(tasks.train(i), meta=""), tuple(replace(task, meta="") for task in tasks.probe))
+    for own, told in ((real, True), (tasks, False)):
+        run, _ = learn(tmp_path / f"run{told}", pipeline_folder, own, config=config)
+        assert ("no editor_grpo.judge looks on" in capsys.readouterr().err) == told
+        assert (run.metrics()[-1]["alarm_gap"] is None) == told
+
+
 def test_a_run_interrupted_before_its_first_step_begins_again(
     pipeline_folder: Path, tasks: Tasks, tmp_path: Path
 ) -> None:
@@ -607,72 +614,6 @@ def liking(editor: Editor, parts: Sequence[Part], config: EditorGrpoConfig) -> T
     return torch.cat(found)
 
 
-# --- groups and tasks ---
-
-
-def test_best_and_worst_groups_by_readable_mean() -> None:
-    rewards = torch.tensor([[NAN, NAN], [3.0, NAN], [9.0, 1.0], [2.0, 2.0]])
-    assert best_and_worst(rewards) == {"best": 2, "worst": 3}
-    assert best_and_worst(rewards[:1]) == {}
-
-
-def test_world_tasks_are_functions_of_their_index_and_of_their_split(tmp_path: Path) -> None:
-    one, other = open_tasks(tmp_path, 0, 6), open_tasks(tmp_path, 1, 6)
-    assert one.train(5).meta == open_tasks(tmp_path, 0, 2).train(5).meta
-    assert one.train(5).meta != one.train(6).meta
-    assert one.train(5).meta != other.train(5).meta
-    assert {split_of_scene(world_task(one.train(index)).scene) for index in range(20)} == {"train"}
-    assert {split_of_scene(world_task(task).scene) for task in one.probe} == {"val"}
-    assert {one.train(index).category for index in range(60)} <= set(CATEGORIES) - {"material"}
-
-
-def test_a_data_set_of_tasks_takes_the_place_of_the_world(tmp_path: Path) -> None:
-    source = sample_task(generator(0, "train"), "train").record().source
-    write_tasks(tmp_path / EDITOR_TASKS, [EditTask(source, f"task {i}", "x") for i in range(10)])
-    found = open_tasks(tmp_path, 0, 48)
-    assert [task.instruction for task in found.probe] == ["task 8", "task 9"]
-    epochs = [[found.train(8 * epoch + i).instruction for i in range(8)] for epoch in range(2)]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == [f"task {i}" for i in range(8)]
-    assert epochs[0] != epochs[1]
-    metrics = edit_metrics([Edit(found.train(0), found.train(0).source, "copy", 0)])
-    assert metrics == {"noop_rate": 1.0}  # the oracle knows nothing of these tasks
-
-
-def test_sources_get_the_size_of_their_edits() -> None:
-    """What the verifier compares with the edit is what the editor has seen; of the right size, the picture itself."""
-    wide = EditTask(Image.new("RGB", (200, 100), "red"), "make it blue", "x")
-    fitted = resized(Tasks(lambda _: wide, (wide,)), 64, 48)
-    assert fitted.train(0).source.size == fitted.probe[0].source.size == (64, 48)
-    same = replace(wide, source=Image.new("RGB", (64, 48)))
-    assert resized(Tasks(lambda _: same, ()), 64, 48).train(0) is same
-
-
-def test_a_damaged_data_set_is_one_clear_line(tmp_path: Path) -> None:
-    (tmp_path / "editor_tasks").mkdir()
-    with pytest.raises(UserError, match="editor_tasks is no data set"):
-        open_tasks(tmp_path, 0, 4)
-
-
-def test_oracle_metrics_of_right_and_untouched_edits(tmp_path: Path) -> None:
-    """Two right edits and two copies: success 1/2, no-ops 1/2; copies keep everything and follow nothing."""
-    records = [open_tasks(tmp_path, 0, 1).train(index) for index in range(4)]
-    worlds = [world_task(record) for record in records]
-    images = [to_image(render(world.operation.apply(world.scene))) for world in worlds[:2]]
-    images += [record.source for record in records[2:]]
-    metrics = edit_metrics([Edit(record, image, "x", 0) for record, image in zip(records, images, strict=True)])
-    assert metrics["oracle_success"] == metrics["oracle_follow"] == metrics["noop_rate"] == 0.5
-    assert metrics["oracle_keep"] == metrics["oracle_quality"] == 1.0
-
-
-def test_looks_unchanged() -> None:
-    source = Image.new("RGB", (64, 64), "gray")
-    dot, patch = source.copy(), source.copy()
-    dot.paste("red", (0, 0, 4, 4))  # 16 of 4096 pixels: 0.4%
-    patch.paste("red", (0, 0, 6, 6))  # 36: 0.9%
-    assert looks_unchanged(source, dot)
-    assert not looks_unchanged(source, patch)
-
-
 # --- the stage ---
 
 
@@ -700,49 +641,3 @@ def test_run_stops_at_a_random_verifier_goes_on_with_a_readable_one_and_leaves_l
     assert load_editor(tmp_path / "run/model").width == 64
     assert (tmp_path / "run/lora/pytorch_lora_weights.safetensors").is_file()
     editor_grpo.run(config, **arguments, verifier=tmp_path / "verifier", resume=True)  # finished: returns at once
-
-
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"sde_steps": (1, 4)}, "within 0..3"),
-        ({"sde_steps": (2, 1)}, "ascending"),
-        ({"kernel": "cps", "sde_steps": (2, 3)}, "leave out step 3"),
-        ({"kernel": "cps", "sde_steps": (0,), "noise_level": 1.5}, "at most 1"),
-        ({"window": "random", "window_size": 3, "sde_steps": (0, 1)}, "nothing to choose among 2"),
-        ({"objective": "nft"}, 'set kernel = "ode"'),
-        ({"objective": "guard", "kernel": "ode"}, "choose cps"),
-        ({"objective": "nft", "kernel": "ode", "beta": 0.1}, 'kl = "velocity"'),
-        ({"objective": "nft", "kernel": "ode", "beta": 0, "shared_noise": True}, "all edits of a group are equal"),
-        ({"rewards": ({},)}, "one of the two"),
-        ({"objective": "nft", "kernel": "ode", "beta": 0, "window": "random", "sde_steps": (0, 1)}, "leave window out"),
-        ({"window_size": 2}, "sliding and random"),
-        ({"window": "random"}, "leaves nothing to choose among 1 sde_steps"),
-        ({"traces": 4}, "at which all are alike"),
-        ({"rewards": ({"folder": "x", "traces": 2},)}, "at which all are alike"),
-        (
-            {"rewards": ({"endpoint": {"base_url": "http://x/v1", "model": "y"}, "device": "cuda:1"},)},
-            "its server does",
-        ),
-        ({"categories": {"follow": 0, "keep": 0, "quality": 0}}, "all 0"),
-        ({"aggregate": "weighted", "rewards": ({"folder": "x", "checklist": False},)}, "made of checks"),
-        ({"judge": {"folder": "x", "checklist": False, "aggregate": "min_geomean"}}, "made of checks"),
-    ],
-)
-def test_what_does_not_go_together_is_refused_with_the_reason(settings: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        EditorGrpoConfig.model_validate({"sample_steps": 4, **settings})
-
-
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"judge": {"folder": "gcpo/../gcpo"}}, "one of the verifiers that reward"),
-        ({"rewards": ({"folder": "gcpo", "checklist": False},), "categories": {}}, "no verifier is asked for any"),
-    ],
-)
-def test_verifiers_that_say_nothing_new_or_nothing_at_all_are_refused(settings: dict[str, Any], reason: str) -> None:
-    """Before they are loaded: the folder is not there."""
-    config = EditorGrpoConfig.model_validate(settings)
-    with pytest.raises(UserError, match=reason):
-        editor_grpo._judges(config, None if config.rewards else Path("gcpo"))

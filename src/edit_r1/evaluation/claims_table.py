@@ -64,7 +64,7 @@ def chosen(rows: Sequence[Row], **wanted: Any) -> list[Row]:
 
 def difference(rows: Sequence[Row], others: Sequence[Row], key: str) -> Gain:
     """How far rows are above others in `key`, in points, on the seeds that both have."""
-    both = [{row["seed"]: row.get(key) for row in each} for each in (rows, others)]
+    both = [{row["seed"]: row[key] for row in each} for each in (rows, others)]
     pairs = [(both[0][seed], both[1][seed]) for seed in sorted(both[0].keys() & both[1].keys())]
     return Gain(tuple(100 * (a - b) for a, b in pairs if a is not None and b is not None))
 
@@ -87,7 +87,7 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def percent(rows: Sequence[Row], key: str) -> str:
     """Mean over seeds, with the smallest and the largest where there are several."""
-    values = [100 * row[key] for row in rows if row.get(key) is not None]
+    values = [100 * row[key] for row in rows if row[key] is not None]
     if not values:
         return "–"
     mean = f"{statistics.fmean(values):.1f}%"
@@ -143,7 +143,8 @@ def noise_table(rows: Sequence[Row]) -> str:
     """
     every = chosen(rows, arm="gcpo", size="m", split="test")
     by_noise = {noise: chosen(every, label_noise=noise) for noise in sorted({row["label_noise"] for row in every})}
-    shared = set[int].intersection(*({row["seed"] for row in found} for found in by_noise.values()))
+    seeds = [{row["seed"] for row in found} for found in by_noise.values()]
+    shared = set.intersection(*seeds) if seeds else set[int]()
     lines: list[list[str]] = []
     for noise, of_noise in by_noise.items():
         if found := [row for row in of_noise if row["seed"] in shared]:

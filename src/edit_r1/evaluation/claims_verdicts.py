@@ -23,7 +23,7 @@ class Claim:
         """A mean that is large enough holds only in the mean, if the 95% interval over seeds is not above 0."""
         if not self.gain.values:
             return "not measured"
-        if self.gain.mean < self.least:
+        if self.gain.mean <= 0 or self.gain.mean < self.least:
             return "**no**"
         bounds = self.gain.interval
         return "yes" if bounds and bounds[0] > 0 else "in the mean"

@@ -101,7 +101,7 @@ class GcpoConfig(Config):
     """Leave the vision tower as the cold start made it: judgement is what is rewarded, and work is saved."""
     vllm: Literal["off", "colocate", "server"] = "off"
     """Who writes the traces: this process, vLLM within it, or a server started with `trl vllm-serve`."""
-    vllm_server: str | None = None
+    vllm_server: str | None = Field(default=None, pattern=r"^https?://")
     """Its address, as `http://10.0.0.5:8000`; by default this machine's port 8000."""
     checkpoint_every: int = Field(default=10, gt=0)
     probe_every: int = Field(default=10, gt=0)

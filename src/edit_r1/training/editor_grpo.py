@@ -27,7 +27,7 @@ from edit_r1.records import Edit
 from edit_r1.runs.checkpoint import load_checkpoint, save_checkpoint
 from edit_r1.runs.progress import notice, track
 from edit_r1.runs.run import Run
-from edit_r1.stages import EditorGrpoConfig, RewardConfig
+from edit_r1.stages import EditorGrpoConfig
 from edit_r1.training.editor_advantages import Advantages, advantages
 from edit_r1.training.editor_groups import record_groups
 from edit_r1.training.editor_policy import EditorPolicy
@@ -45,6 +45,7 @@ from edit_r1.training.editor_rewards import (
     RewardFn,
     component_weights,
     reward_function,
+    reward_sources,
     reward_tensor,
     verify,
 )
@@ -75,8 +76,8 @@ def train(
     if done == 0:
         base = probe(editor, policy, tasks.probe, judges, config, seed)
         _log(run, 0, base)
-        if base and judges.judge is None and "probe_oracle_success" not in base:
-            notice("no editor_grpo.judge looks on: the guard `gap`, the first to see a hack, has nothing to compare")
+        if base and config.guards.gap is not None and not {"probe_judge", "probe_oracle_success"} & base.keys():
+            notice("no editor_grpo.judge looks on: the guard `gap` has nothing to compare the reward with")
         _save(run, policy, 0)
     with track("Editor GRPO", total=config.steps, start=done, console=console()) as bar:
         for step in range(done + 1, config.steps + 1):
@@ -188,10 +189,12 @@ def run(
     base = model or assets.EDITOR
     with folder.unless_refused():
         _share(config.prompts_per_step)
+        sources = reward_sources(config, verifier)
         tasks = open_tasks(data, seed, config.probe_tasks)
         editor = _open_editor(base, config, device())
         tasks = resized(tasks, editor.width, editor.height)
-        judges = _judges(config, verifier)
+        judge = reward_function([config.judge], config) if config.judge else None
+        judges = Judges(reward_function(sources, config), judge)
     policy = train(editor, tasks, judges, config, folder, seed=seed, resume=resume)
     weights = policy.average()
     if process().is_main_process:
@@ -201,26 +204,6 @@ def run(
             {"steps": config.steps, "edits": config.steps * config.prompts_per_step * config.group_size, **last}
         )
     process().wait_for_everyone()
-
-
-def _judges(config: EditorGrpoConfig, verifier: Path | None) -> Judges:
-    sources = ([RewardConfig(folder=str(verifier))] if verifier else []) + list(config.rewards)
-    if process().num_processes > 1 and any(source.device for source in (*sources, config.judge) if source):
-        raise UserError("`device` names one GPU, and every process has a verifier: leave it out on several processes")
-    if config.categories and not any(source.checklist for source in sources):
-        raise UserError("`categories` are shares of checks, and no verifier is asked for any: set checklist = true")
-    if config.judge and any(_alike(config.judge, source) for source in sources):
-        raise UserError("the judge is one of the verifiers that reward: give another one, or leave judge out")
-    judge = reward_function([config.judge], config) if config.judge else None
-    return Judges(reward_function(sources, config), judge)
-
-
-def _alike(one: RewardConfig, other: RewardConfig) -> bool:
-    """Whether two settings name one verifier."""
-    if one.folder is not None and other.folder is not None:
-        return Path(one.folder).resolve() == Path(other.folder).resolve()
-    here, there = one.endpoint, other.endpoint
-    return here is not None and there is not None and (here.base_url, here.model) == (there.base_url, there.model)
 
 
 def _open_editor(folder: Path, config: EditorGrpoConfig, device: torch.device | str) -> PipelineEditor:

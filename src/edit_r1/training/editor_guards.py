@@ -138,23 +138,25 @@ def image_metrics(edits: Sequence[Edit], group_size: int) -> dict[str, float]:
     return {f"guard_{name}": _mean(each) for name, each in values.items() if group_size > 1 or name != "diversity"}
 
 
-def alarms(now: Metrics, base: Metrics, config: GuardsConfig) -> dict[str, str]:
-    """Which guards alarm, and why, from the metrics of the same probe now and of the base.
+def compare(now: Metrics, base: Metrics, config: GuardsConfig) -> dict[str, str]:
+    """What each guard says of the same probe now and of the base.
 
     Args:
-        now: `probe_reward`, `probe_noop_rate`, `probe_guard_*`, and `probe_oracle_success` or `probe_judge`. What is
-            missing, None or NaN in one of the two never alarms.
+        now: `probe_reward`, `probe_noop_rate`, `probe_guard_*`, and `probe_oracle_success` or `probe_judge`.
         base: the same before training.
         config: the limits.
 
     Returns:
-        For every guard that alarms, by the name of its limit, one sentence with both numbers and the limit.
+        For every guard that has a limit and its numbers, by the name of the limit, one sentence with both numbers and
+        the limit if it alarms, else nothing. Of what is missing, None or NaN nobody knows: such guards are not there.
     """
     found: dict[str, str] = {}
     copies = _pair(now, base, "probe_noop_rate")
-    if config.noop_rate is not None and copies is not None and copies[0] > max(config.noop_rate, copies[1]):
+    if config.noop_rate is not None and copies is not None:
         found["noop_rate"] = (
             f"the share of copies is {copies[0]:.3g}, above {config.noop_rate:g} (the base's is {copies[1]:.3g})"
+            if copies[0] > max(config.noop_rate, copies[1])
+            else ""
         )
     for name, (metric, side, what) in _RATIOS.items():
         limit: float | None = getattr(config, name)
@@ -162,18 +164,14 @@ def alarms(now: Metrics, base: Metrics, config: GuardsConfig) -> dict[str, str]:
         if limit is None or pair is None:
             continue
         value, before = pair
-        if value > limit * max(before, _LEAST_BASE) if side == "above" else value < limit * before:
-            found[name] = f"{what} is {value:.3g}, {side} {limit:g} times the base's {before:.3g}"
-    return found | _gap_alarm(now, base, config.gap)
+        beyond = value > limit * max(before, _LEAST_BASE) if side == "above" else value < limit * before
+        found[name] = f"{what} is {value:.3g}, {side} {limit:g} times the base's {before:.3g}" if beyond else ""
+    return found | _compare_judge(now, base, config.gap)
 
 
-def compared(now: Metrics, base: Metrics, config: GuardsConfig) -> set[str]:
-    """The guards that have a limit, and their numbers in both: of the others nobody knows whether they would alarm."""
-    needed = {name: f"guard_{metric}" for name, (metric, *_) in _RATIOS.items()} | {"noop_rate": "noop_rate"}
-    found = {name for name, metric in needed.items() if _pair(now, base, f"probe_{metric}")}
-    if _pair(now, base, "probe_reward") and any(_pair(now, base, judge) for judge in _JUDGES):
-        found.add("gap")
-    return {name for name in found if getattr(config, name) is not None}
+def alarms(now: Metrics, base: Metrics, config: GuardsConfig) -> dict[str, str]:
+    """The guards of `compare` that alarm."""
+    return {name: sentence for name, sentence in compare(now, base, config).items() if sentence}
 
 
 def run_probes(lines: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> tuple[Metrics, Metrics]:
@@ -188,7 +186,7 @@ def run_probes(lines: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> tu
     return {**now, "probe_guard_diversity": now.get("guard_diversity")}, base
 
 
-def _gap_alarm(now: Metrics, base: Metrics, limit: float | None) -> dict[str, str]:
+def _compare_judge(now: Metrics, base: Metrics, limit: float | None) -> dict[str, str]:
     rewards = _pair(now, base, "probe_reward")
     judged = next(((name, pair) for name in _JUDGES if (pair := _pair(now, base, name))), None)
     if limit is None or rewards is None or judged is None:
@@ -196,7 +194,7 @@ def _gap_alarm(now: Metrics, base: Metrics, limit: float | None) -> dict[str, st
     name, (judge, before) = judged
     gap = reward_gap(*rewards, judge, before)
     if gap <= limit:
-        return {}
+        return {"gap": ""}
     return {
         "gap": f"the reward went from {rewards[1]:.3g} to {rewards[0]:.3g} of 10, {name.removeprefix('probe_')} from "
         f"{before:.3g} to {judge:.3g} of 1: a gap of {gap:.3g}, above {limit:g}"

@@ -19,7 +19,7 @@ from edit_r1.records import Edit, EditTask
 from edit_r1.runs.progress import notice
 from edit_r1.runs.run import Run
 from edit_r1.stages import EditorGrpoConfig, GuardsConfig
-from edit_r1.training.editor_guards import alarms, compared, diversity, image_metrics, run_probes
+from edit_r1.training.editor_guards import compare, diversity, image_metrics, run_probes
 from edit_r1.training.editor_policy import EditorPolicy
 from edit_r1.training.editor_rewards import Reward, RewardFn
 from edit_r1.training.editor_tasks import edit_metrics
@@ -54,17 +54,17 @@ def probe(
 def raise_alarms(run: Run, step: int, metrics: dict[str, float], config: EditorGrpoConfig) -> dict[str, str]:
     """Compare the probe in `metrics` with the base's, in the run's first line; only the first process does.
 
-    Every alarm is said, and returned with its sentence. `metrics` gets `alarm_NAME` of every guard (1 or 0; NaN where
-    there is nothing to compare), and `alarms`, how many are 1.
+    Every alarm is said, and returned with its sentence. `metrics` gets `alarm_NAME` of every guard: 1, 0, or NaN (null
+    in the file) where there is nothing to compare; and `alarms`, how many are 1.
     """
     if not process().is_main_process:
         return {}
-    probes = run_probes(run.metrics(), metrics)
-    found, known = alarms(*probes, config.guards), compared(*probes, config.guards)
+    said = compare(*run_probes(run.metrics(), metrics), config.guards)
+    found = {name: sentence for name, sentence in said.items() if sentence}
     for name, sentence in found.items():
         notice(f"alarm at step {step}, {name}: {sentence}")
     names = [name for name in GuardsConfig.model_fields if name != "stop"]
-    metrics |= {f"alarm_{name}": float(name in found) if name in known else math.nan for name in names}
+    metrics |= {f"alarm_{name}": float(name in found) if name in said else math.nan for name in names}
     metrics["alarms"] = float(len(found))
     return found
 

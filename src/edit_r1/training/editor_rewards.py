@@ -20,6 +20,7 @@ from edit_r1.records import Edit, Failure, PrincipleCategory, Verdict
 from edit_r1.runs.progress import notice
 from edit_r1.stages import EditorGrpoConfig, RewardConfig
 from edit_r1.training.editor_rollout import Part
+from edit_r1.training.processes import process
 from edit_r1.verifier.decomposers import GrammarDecomposer
 from edit_r1.verifier.local import load_verifier
 from edit_r1.verifier.served import served_verifier
@@ -113,6 +114,30 @@ def component_weights(config: EditorGrpoConfig) -> tuple[float, ...]:
     if config.categories is None:
         return (1.0,)
     return tuple(getattr(config.categories, category) for category in CATEGORIES)
+
+
+def reward_sources(config: EditorGrpoConfig, verifier: Path | None) -> list[RewardConfig]:
+    """The verifiers that reward: the given one, and those of the configuration. None is loaded.
+
+    Raises:
+        UserError: they do not fit each other, the judge or the number of processes.
+    """
+    sources = ([RewardConfig(folder=str(verifier))] if verifier else []) + list(config.rewards)
+    if process().num_processes > 1 and any(source.device for source in (*sources, config.judge) if source):
+        raise UserError("`device` names one GPU, and every process has a verifier: leave it out on several processes")
+    if config.categories and not any(source.checklist for source in sources):
+        raise UserError("`categories` are shares of checks, and no verifier is asked for any: set checklist = true")
+    if config.judge and any(_alike(config.judge, source) for source in sources):
+        raise UserError("the judge is one of the verifiers that reward: give another one, or leave judge out")
+    return sources
+
+
+def _alike(one: RewardConfig, other: RewardConfig) -> bool:
+    """Whether two settings name one verifier."""
+    if one.folder is not None and other.folder is not None:
+        return Path(one.folder).resolve() == Path(other.folder).resolve()
+    here, there = one.endpoint, other.endpoint
+    return here is not None and there is not None and (here.base_url, here.model) == (there.base_url, there.model)
 
 
 def reward_function(sources: Sequence[RewardConfig], config: EditorGrpoConfig) -> RewardFn:

@@ -248,7 +248,7 @@ def _arguments(config: GcpoConfig, out: Path, seed: int) -> GRPOConfig:
         use_vllm=config.vllm != "off",
         vllm_mode="server" if config.vllm == "server" else "colocate",
         vllm_server_base_url=config.vllm_server,
-        vllm_server_host="127.0.0.1",
+        vllm_server_host="127.0.0.1",  # where there is no address; TRL asks 0.0.0.0, which not every system routes
         learning_rate=config.learning_rate,
         adam_epsilon=config.adam_epsilon,
         max_grad_norm=config.max_grad_norm,

@@ -1,0 +1,76 @@
+"""Single measurements in `results/` as tables: steps at full size, and which verifiers are fit to be a reward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edit_r1.evaluation.claims_table import Row, table
+
+Report = Mapping[str, Any]
+"""What a benchmark wrote."""
+_GIB = 2**30
+
+
+def kontext_table(report: Report) -> str:
+    """What `benchmarks/kontext_step.py` measured, and on what."""
+    lines = [
+        [
+            name,
+            f"{part['seconds']:.1f}",
+            f"{part['share']:.0%}",
+            f"{part['peak_bytes'] / _GIB:.1f}",
+            f"{part['operations'] / 1e12:,.0f}",
+            f"{part['floor_seconds']:.2f}",
+            f"{part['mfu']:.1%}",
+            f"{part['hfu']:.1%}",
+        ]
+        for name, part in report["parts"].items()
+    ]
+    words = (
+        f"On one {report['environment']['gpus'][0]}: the architecture of FLUX.1-Kontext "
+        f"({report['frozen_parameters']:,} frozen and {report['trained_parameters']:,} trained parameters) and a "
+        f"Qwen3-VL-4B, {report['edits']} edits of {report['side']} pixels in {report['config']['sample_steps']} steps "
+        f"of which {len(report['config']['sde_steps'])} is trained, a trace of 256 tokens for each. Median of "
+        f"{report['repeats']} steps, after one that is not counted."
+    )
+    return f"{words}\n\n" + table(["part", "seconds", "share", "peak GiB", "TFLOP", "floor, s", "MFU", "HFU"], lines)
+
+
+def verifier_table(report: Report) -> str:
+    """What `benchmarks/verifier_step.py` measured, and on what."""
+    lines = [
+        [
+            name,
+            str(part["rows"]),
+            f"{part['tokens']:,}",
+            f"{part['seconds']:.1f}",
+            f"{part['tokens_per_second']:,.0f}",
+            f"{part['peak_bytes'] / _GIB:.1f}",
+            f"{part['doctor_peak_bytes'] / _GIB:.1f}",
+        ]
+        for name, part in ((name, report[name]) for name in ("cold_start", "gcpo"))
+    ]
+    gcpo = report["gcpo"]
+    words = (
+        f"On one {report['environment']['gpus'][0]}: the architecture of Qwen2.5-VL-7B ({report['parameters']:,} "
+        f"parameters, {gcpo['trained_parameters']:,} of adapters), prompts of {gcpo['prompt']} tokens with two "
+        f"pictures and traces of {gcpo['answer']}. GCPO's {gcpo['rows']} traces are written by transformers' "
+        f"`generate`: {gcpo['writing']:.1f} of its seconds, {gcpo['written_per_second']:.0f} tokens a second."
+    )
+    head = ["step", "rows", "tokens", "seconds", "tokens/s", "peak GiB", "by the doctor, GiB"]
+    return f"{words}\n\n" + table(head, lines)
+
+
+def sanity_table(rows: Sequence[Row]) -> str:
+    """A column for each verifier: percent of tasks below the right edit, and gains; bold where an attack succeeds."""
+
+    def cell(attack: Mapping[str, Any]) -> str:
+        gain = "" if attack["gain"] is None else f" ({attack['gain']:+.1f})"
+        text = f"{100 * attack['below']:.0f}{gain}"
+        return text if attack["passed"] else f"**{text}**"
+
+    attacks = rows[0]["attacks"] if rows else ()
+    lines = [[f"`{name}`", *(cell(row["attacks"][name]) for row in rows)] for name in attacks]
+    lines.append(["fit", *("yes" if row["fit"] else "**no**" for row in rows)])
+    return table(["attack", *(row["verifier"].removeprefix("runs/claims/") for row in rows)], lines)
