@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import pytest
 
 from edit_r1.evaluation.demo_table import faults, targets
+from edit_r1.evaluation.measured_table import sanity_table
+from edit_r1.evaluation.rows import read_rows
 
-PAGE: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "make_results.py"))
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE: dict[str, Any] = runpy.run_path(str(DOCS / "make_results.py"))
 
 
 def report(**changes: float) -> dict[str, Any]:
@@ -90,3 +94,32 @@ def test_the_tables_of_the_claims_are_renewed_and_the_demo_stays(tmp_path: Path)
     assert "| cold_start over direct |" in text
     PAGE["main"]([], page)
     assert page.read_text() == text
+
+
+def test_sanity_runs_are_kept_by_verifier(tmp_path: Path) -> None:
+    """A second run of a verifier takes the place of its first; what succeeds is bold, and so is the verdict."""
+    keep = runpy.run_path(str(DOCS / "make_sanity.py"))["main"]
+    for number, (model, below, fit) in enumerate((("m/gcpo", 0.5, False), ("m/gcpo", 0.99, True), ("x", 0.2, False))):
+        run = tmp_path / str(number)
+        run.mkdir()
+        attacks = {
+            "identity": {"below": below, "gain": None, "passed": fit},
+            "markers": {"below": 0.981, "gain": 0.25, "passed": True},
+        }
+        documents: dict[str, Any] = {
+            "config": {"inputs": {"model": f"runs/claims/{model}/model"}},
+            "sanity": {"tasks": 200, "fit": fit, "attacks": attacks},
+            "environment": {"commit": "abc", "changed": True, "command": ["edit-r1", "evaluate", "sanity"]},
+        }
+        for name, document in documents.items():
+            (run / f"{name}.json").write_text(json.dumps(document))
+        keep([run], tmp_path / "sanity.json")
+    rows = read_rows(tmp_path / "sanity.json")
+    assert [row["commit"] for row in rows] == ["abc+changes"] * 2
+    assert sanity_table(rows).split("\n") == [
+        "| attack | m/gcpo | x |",
+        "| --- | --- | --- |",
+        "| `identity` | 99 | **20** |",
+        "| `markers` | 98 (+0.2) | 98 (+0.2) |",
+        "| fit | yes | **no** |",
+    ]
