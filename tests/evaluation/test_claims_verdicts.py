@@ -42,6 +42,23 @@ def test_every_claim_has_its_line() -> None:
     assert found["1: the same, held-out category"].verdict == "**no**"
     assert found["3: cold_start of size m over s"].gain.values == pytest.approx((-5,))
     assert found["3: gcpo of size l over m"].verdict == "not measured"
+    assert found["2: this gain at size l over that at size s"].verdict == "not measured"
     edited = [{"arm": arm, "seed": 0, "oracle_success": s} for arm, s in (("base", 0.4), ("gcpo", 0.5))]
     lines = verdicts_table([*of_verifiers(rows), *of_editors(edited)]).splitlines()
     assert "| 5: an editor trained by gcpo over base | more than 0 | +10.0 (+10.0) | in the mean |" in lines
+
+
+def test_the_gain_of_the_largest_is_compared_on_shared_seeds() -> None:
+    """Seed 1: 6 points at l, 4 at s: 2 more. Seed 0 has no l, and seed 2 no s."""
+    rows = [
+        row(arm, seed, half, size=size)
+        for seed, size, halves in (
+            (0, "s", (0.5, 0.9)),
+            (1, "s", (0.8, 0.84)),
+            (1, "l", (0.8, 0.86)),
+            (2, "l", (0.1, 0.9)),
+        )
+        for arm, half in zip(("cold_start", "gcpo"), halves, strict=True)
+    ]
+    found = {claim.text: claim.gain.values for claim in of_verifiers(rows)}
+    assert found["2: this gain at size l over that at size s"] == pytest.approx((2,))

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from edit_r1.evaluation.rows import RISEN
 from edit_r1.stages import ARMS, SIZES
 
 Row = Mapping[str, Any]
@@ -24,6 +23,8 @@ VERIFIERS = ("gcpo", "cold_start", "direct")
 """Arms of the claims about editors that differ by the verifier that rewards."""
 SETTINGS = ("gcpo", "score", "clip", "flow_sde", "dance_sde", "all_steps", "first_half", "sliding", "random", "guard")
 """Those that differ by objective, kernel or window; the first is the default."""
+RISEN = 0.01
+"""Of 1: a reward that gained less has not risen, and no share of it can be confirmed."""
 _T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """Student's t at 97.5%, by degrees of freedom."""
 

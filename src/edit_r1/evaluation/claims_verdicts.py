@@ -43,6 +43,7 @@ def of_verifiers(rows: Sequence[Row]) -> list[Claim]:
             Claim(f"2: GCPO over the cold start, size {size}", added, 3),
             Claim(f"2: the same, true checks, size {size}", checks),
         ]
+    claims.append(Claim("2: this gain at size l over that at size s", _more(rows, "l", "s")))
     claims += [Claim(f"2: GCPO over {o}", gain(rows, "gcpo", o, "tie_half")) for o in ("bt_head", "rule_grpo", "dpo")]
     claims += [
         Claim(f"3: {arm} of size {large} over {small}", gain(rows, arm, arm, "tie_half", size=large, over_size=small))
@@ -50,6 +51,14 @@ def of_verifiers(rows: Sequence[Row]) -> list[Claim]:
         for small, large in pairwise(SIZES)
     ]
     return claims
+
+
+def _more(rows: Sequence[Row], large: str, small: str) -> Gain:
+    """How much more GCPO adds at one size than at another, on the seeds that both have."""
+    seeds = [{row["seed"] for row in chosen(rows, arm="gcpo", size=size)} for size in (large, small)]
+    both = [row for row in rows if row["seed"] in seeds[0] & seeds[1]]
+    gains = (gain(both, "gcpo", "cold_start", "tie_half", size=size).values for size in (large, small))
+    return Gain(tuple(a - b for a, b in zip(*gains, strict=True)))
 
 
 def of_editors(rows: Sequence[Row]) -> list[Claim]:

@@ -17,8 +17,9 @@ from edit_r1 import assets
 from edit_r1.errors import UserError
 from edit_r1.evaluation import claims
 from edit_r1.evaluation.claims_plan import NO_CHECKLIST
+from edit_r1.evaluation.claims_table import RISEN
 from edit_r1.evaluation.editor import evaluate
-from edit_r1.evaluation.rows import RISEN, Row, made_by, read_rows, write_rows
+from edit_r1.evaluation.rows import Row, made_by, read_rows, write_rows
 from edit_r1.files import atomic_write
 from edit_r1.runs.run import Run
 from edit_r1.stages import ClaimsRecipe, EditorClaimsRecipe, RewardConfig

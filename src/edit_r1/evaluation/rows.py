@@ -14,9 +14,6 @@ from edit_r1.runs.environment import commit
 
 Row = dict[str, Any]
 
-RISEN = 0.01
-"""Of 1: a reward that gained less has not risen, and no share of it can be confirmed."""
-
 
 def read_rows(file: Path) -> list[Row]:
     """The rows of a table; none where there is no file.
