@@ -23,6 +23,7 @@ from transformers import (
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
+from transformers.image_utils import load_image
 from transformers.processing_utils import ProcessorMixin
 
 from edit_r1.attention import without_cudnn
@@ -99,8 +100,8 @@ class TinyQwenProcessor(ProcessorMixin):
 def _flatten(images: Any) -> list[Image]:
     if images is None:
         return []
-    if isinstance(images, Image):
-        return [images]
+    if isinstance(images, (Image, str)):  # a server hands over addresses, as to the stock processors
+        return [load_image(images)]
     return [image for item in images for image in _flatten(item)]
 
 
