@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
-from edit_r1.records import Principle
+from edit_r1.records import Principle, PrincipleCategory
 from edit_r1.world.instructions import Change, Operation
 from edit_r1.world.oracle import Reading
 from edit_r1.world.scene import ATTRIBUTES, FRAME, PLACES, Scene, Thing
@@ -32,7 +33,17 @@ class Finding:
 class Claim(ABC):
     """A principle and its truth condition."""
 
-    principle: Principle
+    category: ClassVar[PrincipleCategory]
+
+    @property
+    @abstractmethod
+    def question(self) -> str:
+        """The principle in words."""
+
+    @property
+    def principle(self) -> Principle:
+        """The question with its category and weight."""
+        return Principle(self.question, self.category, WEIGHT[self.category])
 
     @abstractmethod
     def judge(self, source: Scene, reading: Reading) -> Finding:
@@ -83,8 +94,15 @@ def compare(source: Scene, shown: Scene) -> str:
 class CellShows(Claim):
     """A cell shows a thing with the wanted attributes; no attributes: the cell is empty."""
 
+    category = "follow"
     index: int
     wanted: tuple[tuple[str, str], ...]
+
+    @property
+    def question(self) -> str:
+        """`is the top-left small red now ?`, or `is the top-left empty now ?`."""
+        words = " ".join(value for _, value in self.wanted) or "empty"
+        return f"is the {PLACES[self.index]} {words} now ?"
 
     def judge(self, source: Scene, reading: Reading) -> Finding:
         """True when every wanted attribute is there, or nothing is where nothing is wanted."""
@@ -100,8 +118,14 @@ class CellShows(Claim):
 class FrameShows(Claim):
     """Background, tone or style has the wanted value."""
 
+    category = "follow"
     key: str
     value: str
+
+    @property
+    def question(self) -> str:
+        """`is the tone warm now ?`."""
+        return f"is the {self.key} {self.value} now ?"
 
     def judge(self, source: Scene, reading: Reading) -> Finding:
         """True when the value is there."""
@@ -113,8 +137,14 @@ class FrameShows(Claim):
 class ThingKeeps(Claim):
     """The edited thing keeps the attributes that the instruction does not name."""
 
+    category = "keep"
     index: int
     keys: tuple[str, ...]
+
+    @property
+    def question(self) -> str:
+        """`does the top-left keep its size colour ?`."""
+        return f"does the {PLACES[self.index]} keep its {' '.join(self.keys)} ?"
 
     def judge(self, source: Scene, reading: Reading) -> Finding:
         """True when the thing is there and every kept attribute is as in the source."""
@@ -131,7 +161,13 @@ class ThingKeeps(Claim):
 class CellsKept(Claim):
     """Cells that the instruction does not touch stay as they are."""
 
+    category = "keep"
     indexes: tuple[int, ...]
+
+    @property
+    def question(self) -> str:
+        """`do top-left top-right stay ?`."""
+        return f"do {' '.join(PLACES[i] for i in self.indexes)} stay ?"
 
     def judge(self, source: Scene, reading: Reading) -> Finding:
         """True when every one of the cells shows what the source shows."""
@@ -143,7 +179,13 @@ class CellsKept(Claim):
 class FrameKept(Claim):
     """Background, tone and style stay, but for what the instruction changes."""
 
+    category = "keep"
     keys: tuple[str, ...]
+
+    @property
+    def question(self) -> str:
+        """`do background tone stay ?`."""
+        return f"do {' '.join(self.keys)} stay ?"
 
     def judge(self, source: Scene, reading: Reading) -> Finding:
         """True when every key has the source's value."""
@@ -155,7 +197,13 @@ class FrameKept(Claim):
 class FreeOf(Claim):
     """The image has none of some defects."""
 
+    category = "quality"
     defects: tuple[str, ...]
+
+    @property
+    def question(self) -> str:
+        """`is it free of noise and blur ?`."""
+        return f"is it free of {' and '.join(self.defects)} ?"
 
     def judge(self, source: Scene, reading: Reading) -> Finding:
         """True when none of the defects was read."""
@@ -163,29 +211,18 @@ class FreeOf(Claim):
         return Finding(not found, " ".join(found) or "clean")
 
 
-def _principle(question: str, category: str) -> Principle:
-    assert category in ("follow", "keep", "quality")
-    return Principle(question, category, WEIGHT[category])
-
-
 def _claims_of_change(scene: Scene, change: Change) -> list[Claim]:
     """What one change wants, and what it must leave of the thing that it touches."""
     if isinstance(change.place, str):
-        question = f"is the {change.place} {change.value} now ?"
-        return [FrameShows(_principle(question, "follow"), change.place, str(change.value))]
-    place, old, new = PLACES[change.place], scene.cells[change.place], change.value
+        return [FrameShows(change.place, str(change.value))]
+    old, new = scene.cells[change.place], change.value
     if new is None:
-        return [CellShows(_principle(f"is the {place} empty now ?", "follow"), change.place, ())]
+        return [CellShows(change.place, ())]
     assert isinstance(new, Thing)
     changed = tuple(k for k in ATTRIBUTES if old is None or getattr(old, k) != getattr(new, k))
-    wanted = tuple((k, str(getattr(new, k))) for k in changed)
-    words = " ".join(value for _, value in wanted)
-    claims: list[Claim] = [CellShows(_principle(f"is the {place} {words} now ?", "follow"), change.place, wanted)]
+    claims: list[Claim] = [CellShows(change.place, tuple((k, str(getattr(new, k))) for k in changed))]
     kept = tuple(k for k in ATTRIBUTES if k not in changed)
-    if kept:
-        question = f"does the {place} keep its {' '.join(kept)} ?"
-        claims.append(ThingKeeps(_principle(question, "keep"), change.place, kept))
-    return claims
+    return [*claims, ThingKeeps(change.place, kept)] if kept else claims
 
 
 def principles_for(scene: Scene, operation: Operation) -> tuple[Claim, ...]:
@@ -194,11 +231,8 @@ def principles_for(scene: Scene, operation: Operation) -> tuple[Claim, ...]:
     claims = [claim for change in operation.changes for claim in _claims_of_change(scene, change)]
     cells = tuple(i for i in range(4) if i not in touched)
     keys = tuple(k for k in FRAME if k not in touched)
-    if cells:
-        claims.append(CellsKept(_principle(f"do {' '.join(PLACES[i] for i in cells)} stay ?", "keep"), cells))
-    if keys:
-        claims.append(FrameKept(_principle(f"do {' '.join(keys)} stay ?", "keep"), keys))
-    claims.append(FreeOf(_principle("is it free of noise and blur ?", "quality"), ("noise", "blur")))
-    claims.append(FreeOf(_principle("is it free of grid and border ?", "quality"), ("grid", "border")))
+    claims += [CellsKept(cells)] if cells else []
+    claims += [FrameKept(keys)] if keys else []
+    claims += [FreeOf(("noise", "blur")), FreeOf(("grid", "border"))]
     order = {"follow": 0, "keep": 1, "quality": 2}
-    return tuple(sorted(claims, key=lambda claim: order[claim.principle.category]))
+    return tuple(sorted(claims, key=lambda claim: order[claim.category]))
