@@ -29,7 +29,7 @@ from edit_r1.evaluation.claims_table import (
 )
 from edit_r1.evaluation.claims_verdicts import of_editors, of_verifiers, verdicts_table
 from edit_r1.evaluation.demo_table import categories, editors, faults, targets, verifiers
-from edit_r1.evaluation.measured_table import kontext_table, sanity_table, verifier_table
+from edit_r1.evaluation.measured_table import calibration_table, kontext_table, sanity_table, verifier_table
 from edit_r1.evaluation.rows import read_rows
 from edit_r1.files import atomic_write
 from edit_r1.stages import ClaimsRecipe, EditorClaimsRecipe
@@ -123,6 +123,18 @@ five it gains {five} points of ties half, and {five_checks} of true checks.
 GCPO against wrong labels among the training pairs, on the seeds that have all of them:
 
 {noise}
+
+## What a score is worth
+
+    edit-r1 evaluate calibration --model runs/claims/<size>/seed<n>/<arm>/model --data runs/claims/worlds/seed<n> \\
+        --set pairs=500 --set traces=[1,4] --out runs/calibration/<arm>_<size><n>
+
+Pairs in the preferred order, ties half, by the number that is made of one trace or of four: the score that it writes
+(`model`), the expectation over the score's tokens (`expected`), the share of the checks that it calls met, with the
+weights 3, 2, 1 of follow, keep, quality (`weighted`); of one greedy trace the score, the score times the probability of
+the trace (`confident`), and the checks.
+
+{calibration}
 
 ## Fit to be a reward
 
@@ -227,6 +239,7 @@ def claims() -> str:
         "kontext": kontext_table(kontext),
         "verifier": verifier_table(verifier),
         "sanity": sanity_table(attacked),
+        "calibration": calibration_table(read_rows(RESULTS / "calibration.json")),
         "sanity_commands": "\n".join(f"    {row['command']}        # commit {row['commit']}" for row in attacked),
     }
     return CLAIMS_PAGE.format(**values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from edit_r1.cli.main import app
 from edit_r1.data.store import JudgedPair
 from edit_r1.evaluation.answers import Answer, Answers
 from edit_r1.evaluation.calibration import row, written_scores
-from edit_r1.records import Edit, EditTask, Failure, Preference, Provenance, Verdict
+from edit_r1.records import Check, Edit, EditTask, Failure, Preference, Principle, Provenance, Verdict
 
 
 def answer(written: list[float | None], expected: list[float | None]) -> Answer:
@@ -55,6 +56,15 @@ def test_rows_by_hand() -> None:
     assert expected.gain_per_1000_tokens == pytest.approx(500)
 
 
+def test_what_is_met_is_read_from_the_checks_alone() -> None:
+    """Met follow (3) of follow and quality (1): 10 * 3 / 4; no score for a Failure, or for a trace without checks."""
+    principles = (Principle("a ?", "follow", 3.0), Principle("b ?", "quality", 1.0))
+    checks = (Check(principles[0], True, ""), Check(principles[1], False, ""))
+    verdict = Verdict(checks, 2.0, "", Provenance("", "", "", "", 0))
+    said = answer([None, 5], [None, None])
+    assert replace(said, verdicts=(*said.verdicts, verdict)).met == (None, None, 7.5)
+
+
 def test_nothing_written_gains_nothing_that_could_be_counted() -> None:
     """Without tokens there is no gain per token: None, and no division by zero."""
     silent = Answers(answer([None], [None]), answer([None], [None]))
@@ -71,9 +81,10 @@ def test_the_command_measures_resumes_and_prints(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     rows = json.loads((out / "calibration.json").read_text())
     names = [(r["score"], r["traces"]) for r in rows]
-    assert names == [("greedy", 1), ("confident", 1), ("model", 1), ("expected", 1), ("model", 2), ("expected", 2)]
+    of_traces = [(name, n) for n in (1, 2) for name in ("model", "expected", "weighted")]
+    assert names == [("greedy", 1), ("confident", 1), ("greedy_weighted", 1), *of_traces]
     assert all(r["tie_half"] == 0.5 and r["tie_rate"] == 1 for r in rows)
-    assert rows[4]["tokens"] == 2 * rows[2]["tokens"] > 0
+    assert rows[6]["tokens"] == 2 * rows[3]["tokens"] > 0
     again = CliRunner().invoke(app, [*arguments, "--resume"])
     assert again.exit_code == 0
     assert json.loads((out / "calibration.json").read_text()) == rows

@@ -92,6 +92,8 @@ def test_every_arm_of_the_middle_size_runs_at_equal_compute(tmp_path: Path, monk
     assert compute["cold_start"] < compute["bt_head"] < compute["gcpo"]  # it stops after the recipe's steps
     assert compute["gcpo"] > compute["cold_start"]
     assert test["bt_head", 0.1]["check_accuracy"] is None
+    scored_by_checks = {arm for (arm, _), row in test.items() if row["weighted_tie_half"] is not None}
+    assert scored_by_checks == set(ARMS) - {"direct", "think", "bt_head"}
     assert test["bt_head", 0.1]["trace_tokens"] == 0
     assert test["gcpo", 0.1]["pairs"] == test["gcpo", 0.0]["pairs"] == WORLD.test_pairs
     left = collect(small, out, results)

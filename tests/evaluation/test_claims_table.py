@@ -25,6 +25,7 @@ def row(
     return {
         "arm": arm, "seed": seed, "size": size, "split": split, "label_noise": noise, "tie_half": half,
         "pairwise_accuracy": half - 0.01, "check_accuracy": None if arm == "direct" else 0.9,
+        "weighted_tie_half": None if arm == "direct" else half + 0.02,
         "train_flops": 2e12, "trace_tokens": 80.0,
         "category_tie_half": None, "pairing_tie_half": None, "fault_tie_half": None,
     }  # fmt: skip
@@ -57,7 +58,8 @@ def test_tables_show_what_is_there() -> None:
     """A line per arm that has rows, means with their range, and a dash where nothing was measured."""
     arms = arms_table(ROWS).splitlines()
     assert len(arms) == 2 + 3
-    assert arms[2] == "| m | direct | 3 | 70.0% (69.0–71.0) | 71.0% (70.0–72.0) | – | 80 | 2.0 |"
+    assert arms[2] == "| m | direct | 3 | 70.0% (69.0–71.0) | 71.0% (70.0–72.0) | – | – | 80 | 2.0 |"
+    assert "| 85.0% | 87.0% | 90.0% | 80 |" in arms[4]
     assert "| m | gcpo over bt_head | – | – |" in gains_table(ROWS)
     held = heldout_table([row("gcpo", 0, 0.75, split="heldout") | {"category_tie_half": 0.4, "fault_tie_half": None}])
     assert held.splitlines()[2] == "| m | gcpo | 1 | 75.0% | 40.0% | – | – | 90.0% |"

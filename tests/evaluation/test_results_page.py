@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edit_r1.evaluation.demo_table import faults, targets
-from edit_r1.evaluation.measured_table import sanity_table
+from edit_r1.evaluation.measured_table import calibration_table, sanity_table
 from edit_r1.evaluation.rows import read_rows
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -98,7 +98,7 @@ def test_the_tables_of_the_claims_are_renewed_and_the_demo_stays(tmp_path: Path)
 
 def test_sanity_runs_are_kept_by_verifier(tmp_path: Path) -> None:
     """A second run of a verifier takes the place of its first; what succeeds is bold, and so is the verdict."""
-    keep = runpy.run_path(str(DOCS / "make_sanity.py"))["main"]
+    keep = runpy.run_path(str(DOCS / "keep_runs.py"))["main"]
     for number, (model, below, fit) in enumerate((("m/gcpo", 0.5, False), ("m/gcpo", 0.99, True), ("x", 0.2, False))):
         run = tmp_path / str(number)
         run.mkdir()
@@ -113,7 +113,7 @@ def test_sanity_runs_are_kept_by_verifier(tmp_path: Path) -> None:
         }
         for name, document in documents.items():
             (run / f"{name}.json").write_text(json.dumps(document))
-        keep([run], tmp_path / "sanity.json")
+        keep([run], tmp_path)
     rows = read_rows(tmp_path / "sanity.json")
     assert [row["commit"] for row in rows] == ["abc+changes"] * 2
     assert sanity_table(rows).split("\n") == [
@@ -122,4 +122,30 @@ def test_sanity_runs_are_kept_by_verifier(tmp_path: Path) -> None:
         "| `identity` | 99 | **20** |",
         "| `markers` | 98 (+0.2) | 98 (+0.2) |",
         "| fit | yes | **no** |",
+    ]
+
+
+def test_calibrations_are_kept_and_averaged_over_seeds(tmp_path: Path) -> None:
+    """Two seeds of one verifier, 80 and 90%: 85.0 in the mean, a line for each arm and size, the smallest first."""
+    keep = runpy.run_path(str(DOCS / "keep_runs.py"))["main"]
+    for name, half in (("l/seed0/gcpo", 0.7), ("s/seed0/gcpo", 0.8), ("s/seed1/gcpo", 0.9)):
+        run = tmp_path / name
+        run.mkdir(parents=True)
+        documents: dict[str, Any] = {
+            "config": {"inputs": {"model": f"runs/claims/{name}/model"}},
+            "done": {"pairs": 500},
+            "calibration": [
+                {"score": "greedy", "traces": 1, "tie_half": half},
+                {"score": "model", "traces": 4, "tie_half": half - 0.1},
+            ],
+            "environment": {"commit": "abc", "changed": False, "command": ["edit-r1", "evaluate", "calibration"]},
+        }
+        for file, document in documents.items():
+            (run / f"{file}.json").write_text(json.dumps(document))
+        keep([run], tmp_path)
+    assert calibration_table(read_rows(tmp_path / "calibration.json")).split("\n") == [
+        "| arm | size | seeds | greedy, 1 | model, 4 |",
+        "| --- | --- | --- | --- | --- |",
+        "| gcpo | s | 2 | 85.0% (80.0–90.0) | 75.0% (70.0–80.0) |",
+        "| gcpo | l | 1 | 70.0% | 60.0% |",
     ]

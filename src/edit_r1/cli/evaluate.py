@@ -171,13 +171,13 @@ def calibration(
 
     from edit_r1.evaluation.calibration import run
 
-    typer.echo("score     traces  tokens  accuracy  ties half      95%       ties  spread  points/1000 tokens")
+    typer.echo("score           traces  tokens  accuracy  ties half      95%       ties  spread  points/1000 tokens")
     for r in run(config, data=data, model=model, out=out, seed=seed, resume=resume):
         spread = "     –" if r.spread is None else f"{r.spread:6.2f}"
         gain = "–" if r.gain_per_1000_tokens is None else f"{r.gain_per_1000_tokens:.1f}"
         low, high = (100 * bound for bound in r.ci95)
         typer.echo(
-            f"{r.score:<9} {r.traces:6d} {r.tokens:7.0f} {100 * r.pairwise_accuracy:8.1f}% {100 * r.tie_half:9.1f}%"
+            f"{r.score:<15} {r.traces:6d} {r.tokens:7.0f} {100 * r.pairwise_accuracy:8.1f}% {100 * r.tie_half:9.1f}%"
             f" {low:6.1f}-{high:.1f} {100 * r.tie_rate:7.1f}% {spread} {gain:>19}"
         )
 

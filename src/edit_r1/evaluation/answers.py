@@ -24,6 +24,7 @@ from edit_r1.files import atomic_write, disk_errors
 from edit_r1.records import Failure, Principle, Provenance, Verdict
 from edit_r1.runs.progress import Tracker, silence_libraries, track
 from edit_r1.stages import EvaluateConfig
+from edit_r1.verifier.aggregation import share_met
 from edit_r1.verifier.local import load_verifier
 from edit_r1.verifier.tiny import load_verifier_model
 from edit_r1.verifier.trace import parse_trace
@@ -62,6 +63,11 @@ class Answer:
     score: float | None
     verdicts: tuple[Verdict | Failure, ...]
     scores: tuple[float | None, ...]
+
+    @property
+    def met(self) -> tuple[float | None, ...]:
+        """Ten times the weighted share of met checks, by trace; None for a Failure, and where nothing is checked."""
+        return tuple(10 * share_met(v) if isinstance(v, Verdict) and v.checks else None for v in self.verdicts)
 
 
 @dataclass(frozen=True)

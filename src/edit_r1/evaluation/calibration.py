@@ -1,8 +1,9 @@
 """What more traces buy: accuracy, ties and spread against the number of traces and the tokens that they cost.
 
-Two ways to make a number of a trace are compared on the same traces: the score that it writes (`model`, the paper's)
-and the expectation over the probabilities of the score tokens (`expected`). One greedy trace stands beside them, with
-the score that it writes (`greedy`) and with that times its probability (`confident`).
+Three ways to make a number of a trace are compared on the same traces: the score that it writes (`model`, the paper's),
+the expectation over the probabilities of the score tokens (`expected`), and the weighted share of the checks that it
+calls met (`weighted`), which does not look at the score. One greedy trace stands beside them, with the score that it
+writes (`greedy`), with that times its probability (`confident`), and with its checks (`greedy_weighted`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Row:
     """One way to score, at one number of traces.
 
     Attributes:
-        score: `model`, `expected`, `greedy` or `confident`.
+        score: `model`, `expected` or `weighted`; `greedy`, `confident` or `greedy_weighted`.
         traces: per edit, whose mean is the score.
         pairwise_accuracy, tie_half, tie_rate: as in `metrics.VerifierMetrics`.
         ci95: 95% interval of `tie_half`, bootstrap over sources.
@@ -105,11 +106,13 @@ def run(config: CalibrationConfig, *, data: Path, model: Path | None, out: Path,
     rows = [
         row("greedy", pairs, greedy, written_scores, 1, length),
         row("confident", pairs, greedy, lambda answer: answer.scores, 1, length),
+        row("greedy_weighted", pairs, greedy, lambda answer: answer.met, 1, length),
     ]
     length = _length(chosen, sampled)
     for traces in config.traces:
         rows.append(row("model", pairs, sampled, written_scores, traces, length))
         rows.append(row("expected", pairs, sampled, lambda answer: answer.scores, traces, length))
+        rows.append(row("weighted", pairs, sampled, lambda answer: answer.met, traces, length))
     atomic_write(out / "calibration.json", json.dumps([asdict(r) for r in rows], indent=1) + "\n")
     folder.finish({"pairs": len(pairs)})
     return rows

@@ -35,9 +35,9 @@ from edit_r1.errors import UserError
 from edit_r1.evaluation.answers import Inquiry, ask, read_answers, trace_tokens
 from edit_r1.evaluation.claims_plan import BARE, CLAIM, NO_CHECKLIST, Job, collect, fit
 from edit_r1.evaluation.heldout import heldout_kinds
-from edit_r1.evaluation.metrics import ScoredPair, verifier_metrics
+from edit_r1.evaluation.metrics import ScoredPair, tie_half, verifier_metrics
 from edit_r1.evaluation.rows import Row, made_by
-from edit_r1.evaluation.verifier import judged_traces, scored_pair, scored_pairs
+from edit_r1.evaluation.verifier import checked_pairs, judged_traces, scored_pair, scored_pairs
 from edit_r1.files import atomic_write
 from edit_r1.stages import (
     EDITS,
@@ -209,7 +209,7 @@ class Harness:
         ):
             count = min(most, config.base_pairs) if job.arm == "base" else most
             pairs = list(islice(read_pairs(data / name), count))
-            written = 0.0
+            written, by_checks = 0.0, None
             if job.arm == "bt_head":
                 scored = _judged(trained.model, pairs)
                 metrics = verifier_metrics(scored, [], traces_per_edit=0)
@@ -221,8 +221,11 @@ class Harness:
                 scored, traces = scored_pairs(pairs, answers), list(judged_traces(pairs, answers))
                 metrics = verifier_metrics(scored, traces, traces_per_edit=config.traces)
                 written = trace_tokens(trained.model, [trace.verdict for trace in traces])
+                if inquiry.checklist:
+                    by_checks = tie_half(checked_pairs(pairs, answers))
             kinds = heldout_kinds(pairs, scored) if split == "heldout" else {}
-            found.append({"split": split, **metrics.to_json(), **kinds, "trace_tokens": written})
+            measured = {"split": split, **metrics.to_json(), "weighted_tie_half": by_checks, **kinds}
+            found.append(measured | {"trace_tokens": written})
         return found
 
 

@@ -96,14 +96,16 @@ def percent(rows: Sequence[Row], key: str) -> str:
 
 
 def arms_table(rows: Sequence[Row]) -> str:
-    """Every arm and size: accuracy, checks, cost."""
+    """Every arm and size: accuracy by the score and by the weighted share of met checks, true checks, cost."""
     lines: list[list[str]] = []
     for size, arm in product(SIZES, ARMS):
         if test := chosen(rows, arm=arm, size=size, split="test", label_noise=NOISE):
             flops, written = (statistics.fmean(row[key] for row in test) for key in ("train_flops", "trace_tokens"))
-            shown = [percent(test, key) for key in ("pairwise_accuracy", "tie_half", "check_accuracy")]
+            keys = ("pairwise_accuracy", "tie_half", "weighted_tie_half", "check_accuracy")
+            shown = [percent(test, key) for key in keys]
             lines.append([size, arm, str(len(test)), *shown, f"{written:.0f}", f"{flops / 1e12:.1f}"])
-    return table(["size", "arm", "seeds", "accuracy", "ties half", "checks", "tokens", "TFLOP"], lines)
+    head = ["size", "arm", "seeds", "accuracy", "ties half", "ties half, by checks", "true checks", "tokens", "TFLOP"]
+    return table(head, lines)
 
 
 _KINDS = {

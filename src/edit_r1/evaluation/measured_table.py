@@ -1,11 +1,12 @@
-"""Single measurements in `results/` as tables: steps at full size, and which verifiers are fit to be a reward."""
+"""Single measurements in `results/` as tables: steps at full size, fitness as a reward, what a score is worth."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
-from edit_r1.evaluation.claims_table import Row, table
+from edit_r1.evaluation.claims_table import Row, percent, table
 
 Report = Mapping[str, Any]
 """What a benchmark wrote."""
@@ -74,3 +75,22 @@ def sanity_table(rows: Sequence[Row]) -> str:
     lines = [[f"`{name}`", *(cell(row["attacks"][name]) for row in rows)] for name in attacks]
     lines.append(["fit", *("yes" if row["fit"] else "**no**" for row in rows)])
     return table(["attack", *(row["verifier"].removeprefix("runs/claims/") for row in rows)], lines)
+
+
+def calibration_table(rows: Sequence[Row]) -> str:
+    """Ties half of each way to make a number of traces: a line for each arm and size, means over seeds.
+
+    The verifiers are those of `runs/claims`: `runs/claims/<size>/seed<n>/<arm>`.
+    """
+
+    def kind(row: Row) -> tuple[str, str]:
+        *_, size, _, arm = str(row["verifier"]).split("/")
+        return size, arm
+
+    found = {key: list(those) for key, those in groupby(sorted(rows, key=kind), kind)}
+    ways = list(dict.fromkeys((way["score"], way["traces"]) for row in rows for way in row["scores"]))
+    lines: list[list[str]] = []
+    for (size, arm), those in sorted(found.items(), key=lambda item: (item[0][1], "sml".index(item[0][0]))):
+        worth = [[w for row in those for w in row["scores"] if (w["score"], w["traces"]) == way] for way in ways]
+        lines.append([arm, size, str(len(those)), *(percent(one, "tie_half") for one in worth)])
+    return table(["arm", "size", "seeds", *(f"{score}, {traces}" for score, traces in ways)], lines)

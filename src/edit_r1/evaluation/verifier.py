@@ -30,6 +30,7 @@ from edit_r1.images import image_hash
 from edit_r1.records import Edit, Failure, Verdict
 from edit_r1.runs.run import Run
 from edit_r1.stages import HELDOUT_PAIRS, SAMPLED, TEST_PAIRS, EvaluateConfig
+from edit_r1.verifier.aggregation import reduce_scores
 
 _TABLES = ("stages", "heldout", "by_category", "confusion", "sampled", "failures")
 
@@ -57,6 +58,12 @@ def scored_pair(pair: JudgedPair, first: float | None, second: float | None) -> 
 def scored_pairs(pairs: Sequence[JudgedPair], answers: Sequence[Answers]) -> list[ScoredPair]:
     """Preferences with the mean scores of the traces."""
     return [scored_pair(pair, a.first.score, a.second.score) for pair, a in zip(pairs, answers, strict=True)]
+
+
+def checked_pairs(pairs: Sequence[JudgedPair], answers: Sequence[Answers]) -> list[ScoredPair]:
+    """Preferences with the mean weighted share of met checks in place of the scores that the traces write."""
+    both = [[reduce_scores(side.met).mean for side in (a.first, a.second)] for a in answers]
+    return [scored_pair(pair, *means) for pair, means in zip(pairs, both, strict=True)]
 
 
 def _shown(edit: Edit, truth: str, said: Answer) -> dict[str, Any]:

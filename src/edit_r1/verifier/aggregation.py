@@ -20,6 +20,21 @@ Aggregate = Callable[[Verdict, Completion], float]
 """From a verdict, and the completion that it was read from, to a score in [0, 10]."""
 
 
+def share_met(verdict: Verdict, category: PrincipleCategory | None = None) -> float:
+    """Weighted share of met checks in [0, 1], of one category or of all.
+
+    Raises:
+        ValueError: there is no such check, or only checks of weight 0, or a weight is negative or not finite.
+    """
+    checks = [check for check in verdict.checks if category is None or check.principle.category == category]
+    if any(not math.isfinite(check.principle.weight) or check.principle.weight < 0 for check in checks):
+        raise ValueError("a principle's weight is negative or not finite")
+    total = math.fsum(check.principle.weight for check in checks)
+    if total <= 0:
+        raise ValueError("the verdict has no checks of positive weight")
+    return min(1.0, math.fsum(check.principle.weight for check in checks if check.met) / total)
+
+
 def model(verdict: Verdict, completion: Completion) -> float:
     """The trace's own score, as in the paper."""
     return verdict.score
@@ -31,7 +46,7 @@ def weighted(verdict: Verdict, completion: Completion) -> float:
     Raises:
         ValueError: the verdict has no checks, or only checks of weight 0.
     """
-    return 10.0 * _share_met(verdict, None)
+    return 10.0 * share_met(verdict)
 
 
 def min_geomean(verdict: Verdict, completion: Completion) -> float:
@@ -45,10 +60,10 @@ def min_geomean(verdict: Verdict, completion: Completion) -> float:
         ValueError: the verdict has no checks of positive weight.
     """
     present = {check.principle.category for check in verdict.checks if check.principle.weight > 0}
-    semantic = [_share_met(verdict, name) for name in ("follow", "keep") if name in present]
+    semantic = [share_met(verdict, name) for name in ("follow", "keep") if name in present]
     sides = [min(semantic)] if semantic else []
     if "quality" in present:
-        sides.append(_share_met(verdict, "quality"))
+        sides.append(share_met(verdict, "quality"))
     if not sides:
         raise ValueError("the verdict has no checks of positive weight")
     return 10.0 * math.prod(sides) ** (1.0 / len(sides))
@@ -125,14 +140,3 @@ def reduce_scores(scores: Sequence[float | None]) -> Reduced:
     mean = min(max(readable), max(min(readable), statistics.fmean(readable))) if readable else None
     spread = statistics.stdev(readable) if len(readable) > 1 else None
     return Reduced(mean=mean, spread=spread, failures=len(scores) - len(readable))
-
-
-def _share_met(verdict: Verdict, category: PrincipleCategory | None) -> float:
-    """Weighted share of met checks in [0, 1], of one category or of all."""
-    checks = [check for check in verdict.checks if category is None or check.principle.category == category]
-    if any(not math.isfinite(check.principle.weight) or check.principle.weight < 0 for check in checks):
-        raise ValueError("a principle's weight is negative or not finite")
-    total = math.fsum(check.principle.weight for check in checks)
-    if total <= 0:
-        raise ValueError("the verdict has no checks of positive weight")
-    return min(1.0, math.fsum(check.principle.weight for check in checks if check.met) / total)

@@ -1,0 +1,61 @@
+"""Keep finished runs in results/: `python docs/keep_runs.py runs/sanity/m0 runs/calibration/gcpo_m0`.
+
+Those of `edit-r1 evaluate sanity` become rows of results/sanity.json, those of `edit-r1 evaluate calibration` of
+results/calibration.json, each named by the verifier that was asked; a row of the same name is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edit_r1.evaluation.rows import read_rows, write_rows
+
+ROOT = Path(__file__).parents[1]
+KINDS = ("sanity", "calibration")
+
+
+def sanity(run: Path) -> dict[str, Any]:
+    """What counts of an attack on a verifier."""
+    found = _read(run / "sanity.json")
+    attacks = {
+        name: {"below": a["below"], "gain": a["gain"], "passed": a["passed"]} for name, a in found["attacks"].items()
+    }
+    return {"tasks": found["tasks"], "fit": found["fit"], "attacks": attacks}
+
+
+def calibration(run: Path) -> dict[str, Any]:
+    """What each score is worth, by the number of traces."""
+    return {"pairs": _read(run / "done.json")["pairs"], "scores": _read(run / "calibration.json")}
+
+
+def row(run: Path, kind: str) -> dict[str, Any]:
+    """One run."""
+    config, made = (_read(run / name) for name in ("config.json", "environment.json"))
+    model: str = config["inputs"]["model"]
+    return {
+        "verifier": "the shipped base" if model.endswith("assets/verifier") else model.removesuffix("/model"),
+        **(sanity(run) if kind == "sanity" else calibration(run)),
+        "commit": made["commit"] + ("+changes" if made["changed"] else ""),
+        "command": " ".join(made["command"]),
+    }
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def main(runs: Sequence[Path], results: Path) -> None:
+    """Add the runs to their tables."""
+    for kind in KINDS:
+        new = {made["verifier"]: made for made in (row(run, kind) for run in runs if (run / f"{kind}.json").exists())}
+        old = {made["verifier"]: made for made in read_rows(results / f"{kind}.json")}
+        if new:
+            write_rows(results / f"{kind}.json", [*(old | new).values()])
+
+
+if __name__ == "__main__":
+    main([Path(name) for name in sys.argv[1:]], ROOT / "results")
