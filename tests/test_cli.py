@@ -73,7 +73,7 @@ STAGES = {
         "edit_r1.training.pretrain_verifier",
         "pretrain_verifier",
         "PretrainVerifierConfig",
-        (),
+        ("model",),
     ),
     ("pretrain", "editor"): ("edit_r1.training.pretrain_editor", "pretrain_editor", "PretrainEditorConfig", ()),
 }

@@ -9,6 +9,7 @@ import pytest
 from edit_r1.evaluation.claims_table import (
     Gain,
     arms_table,
+    costs_table,
     curves_table,
     editors_table,
     gain,
@@ -26,6 +27,7 @@ def row(
         "arm": arm, "seed": seed, "size": size, "split": split, "label_noise": noise, "tie_half": half,
         "pairwise_accuracy": half - 0.01, "check_accuracy": None if arm == "direct" else 0.9,
         "weighted_tie_half": None if arm == "direct" else half + 0.02,
+        "costs": None if arm == "direct" else {"follow": 3.0, "keep": half, "quality": 0.5},
         "train_flops": 2e12, "trace_tokens": 80.0,
         "category_tie_half": None, "pairing_tie_half": None, "fault_tie_half": None,
     }  # fmt: skip
@@ -67,6 +69,14 @@ def test_tables_show_what_is_there() -> None:
     noise = noise_table(ROWS).splitlines()
     assert noise[2].endswith("| 90.0% | 100% |")
     assert noise[3].endswith("| 78.0% | 90% |")
+
+
+def test_costs_are_averaged_and_set_against_quality() -> None:
+    """Three seeds of 3, 0.8 and 0.5 points: 6 : 1.6 : 1; who has no checks has no line."""
+    assert costs_table(ROWS).splitlines()[2:] == [
+        "| m | cold_start | 3 | 3.00 | 0.80 | 0.50 | 6.0 : 1.6 : 1.0 |",
+        "| m | gcpo | 1 | 3.00 | 0.85 | 0.50 | 6.0 : 1.7 : 1.0 |",
+    ]
 
 
 def test_noises_are_compared_on_the_seeds_that_all_have() -> None:

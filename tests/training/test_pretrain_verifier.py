@@ -60,12 +60,14 @@ def test_scrambling_changes_about_half_and_never_shows_the_heldout_pairing() -> 
 
 
 def test_the_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Descriptions alone at first, then the shares: 0.1 * 4000 = 400 and 3600 * (0.2, 0.15, 0.25, 0.4), +- 4 sigma."""
+    """Descriptions alone at first, then the shares: 0.1 * 4000 = 400, and 3600 times each, +- 4 sigma."""
     monkeypatch.setattr(pretrain_verifier, "lesson", lambda rng, kind, shown: {"kind": kind, "shown": shown})
     monkeypatch.setattr(pretrain_verifier, "drawn", lambda rng: "drawn")
     monkeypatch.setattr(pretrain_verifier, "sampled", lambda judged: judged)
     monkeypatch.setattr(pretrain_verifier, "read_edits", lambda edits: ["first", "second"])
-    shares = PretrainVerifierConfig(describe_only=0.1, describe=0.2, compare=0.15, tally=0.25, editor_share=0.3)
+    shares = PretrainVerifierConfig(
+        describe_only=0.1, describe=0.2, compare=0.15, tally=0.2, questions=0.15, editor_share=0.3
+    )
     rows = list(lessons(shares.model_copy(update={"steps": 400, "batch_size": 10}), 0, Path()))
     shown = Counter(row["shown"] for row in rows)
     for name, share in {"drawn": 0.7, "first": 0.15, "second": 0.15}.items():
@@ -74,5 +76,5 @@ def test_the_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(kinds) == 4000
     assert set(kinds[:400]) == {"describe"}
     counts = Counter(kinds[400:])
-    for kind, share in {"describe": 0.2, "compare": 0.15, "tally": 0.25, "observe": 0.4}.items():
+    for kind, share in {"describe": 0.2, "compare": 0.15, "tally": 0.2, "questions": 0.15, "observe": 0.3}.items():
         assert counts[kind] == pytest.approx(3600 * share, abs=4 * (3600 * share * (1 - share)) ** 0.5)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from edit_r1.cli.options import Out, Overrides, Preset, Resume, Seed, examples
+from edit_r1.cli.options import VERIFIER_MEND, Out, Overrides, Preset, Resume, Seed, examples, model_folder
 
 app = typer.Typer(no_args_is_help=True, help="Make the shipped tiny bases again.")
 
 
 @app.command(
     "verifier",
-    epilog=examples("edit-r1 pretrain verifier", "edit-r1 pretrain verifier --preset smoke --out runs/tiny_test"),
+    epilog=examples(
+        "edit-r1 pretrain verifier",
+        "edit-r1 pretrain verifier --preset smoke --out runs/tiny_test",
+        "edit-r1 pretrain verifier --model FOLDER --set questions=0.4 --set describe_only=0",
+    ),
 )
 def verifier(
     preset: Preset = "default",
@@ -21,16 +26,21 @@ def verifier(
     seed: Seed = 0,
     out: Out = Path("runs/pretrain_verifier"),
     resume: Resume = False,
+    model: Annotated[
+        Path | None, typer.Option("--model", metavar="FOLDER", help="A base to go on from; from nothing by default.")
+    ] = None,
 ) -> None:
     """Train the tiny verifier base: it learns to see, then to compare."""
     from edit_r1.config import load_recipe
     from edit_r1.stages import PretrainVerifierConfig
 
     config = load_recipe(PretrainVerifierConfig, preset, overrides or [], section="pretrain_verifier")
+    if model is not None:
+        model = model_folder(model, "--model", VERIFIER_MEND)
 
     from edit_r1.training.pretrain_verifier import run
 
-    run(config, out=out, seed=seed, resume=resume)
+    run(config, out=out, seed=seed, resume=resume, model=model)
 
 
 @app.command(

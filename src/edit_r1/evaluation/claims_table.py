@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from edit_r1.evaluation.metrics import PRINCIPLE_CATEGORIES
 from edit_r1.stages import ARMS, SIZES
 
 Row = Mapping[str, Any]
@@ -106,6 +107,18 @@ def arms_table(rows: Sequence[Row]) -> str:
             lines.append([size, arm, str(len(test)), *shown, f"{written:.0f}", f"{flops / 1e12:.1f}"])
     head = ["size", "arm", "seeds", "accuracy", "ties half", "ties half, by checks", "true checks", "tokens", "TFLOP"]
     return table(head, lines)
+
+
+def costs_table(rows: Sequence[Row]) -> str:
+    """What an unmet check of each category costs in the written score: means over seeds, in points of 10."""
+    lines: list[list[str]] = []
+    for size, arm in product(SIZES, ARMS):
+        found = chosen(rows, arm=arm, size=size, split="test", label_noise=NOISE)
+        if costs := [row["costs"] for row in found if row["costs"] is not None]:
+            means = [statistics.fmean(one[name] for one in costs) for name in PRINCIPLE_CATEGORIES]
+            relative = " : ".join(f"{mean / means[-1]:.1f}" for mean in means)
+            lines.append([size, arm, str(len(costs)), *(f"{mean:.2f}" for mean in means), relative])
+    return table(["size", "arm", "seeds", *PRINCIPLE_CATEGORIES, "relative to quality"], lines)
 
 
 _KINDS = {

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edit_r1.errors import UserError
 from edit_r1.evaluation.editor_metrics import EditorMetrics
 from edit_r1.evaluation.metrics import Confusion, VerifierMetrics
+from edit_r1.records import PrincipleCategory
 
 VERIFIER_STAGES = ("base", "cold_start", "gcpo")
 EDITOR_STAGES = ("base", "grpo")
@@ -89,6 +90,8 @@ class VerifierResult(_Record):
     confusion: dict[str, dict[str, Confusion]] = Field(default_factory=dict)
     sampled: dict[str, dict[str, Confusion]] = Field(default_factory=dict)
     """The same of an editor's own edits alone."""
+    costs: dict[str, dict[PrincipleCategory, float] | None] = Field(default_factory=dict)
+    """Points that an unmet check costs (`costs.score_costs`)."""
     failures: dict[str, dict[str, int]] = Field(default_factory=dict)
     examples: tuple[PairExample, ...] = ()
 

@@ -15,6 +15,7 @@ from edit_r1 import assets
 from edit_r1.data.gold import gold_checks
 from edit_r1.data.store import JudgedPair, read_pairs
 from edit_r1.evaluation.answers import Answer, Answers, Inquiry, ask, read_answers
+from edit_r1.evaluation.costs import score_costs
 from edit_r1.evaluation.metrics import (
     Confusion,
     JudgedTrace,
@@ -32,7 +33,7 @@ from edit_r1.runs.run import Run
 from edit_r1.stages import HELDOUT_PAIRS, SAMPLED, TEST_PAIRS, EvaluateConfig
 from edit_r1.verifier.aggregation import reduce_scores
 
-_TABLES = ("stages", "heldout", "by_category", "confusion", "sampled", "failures")
+_TABLES = ("stages", "heldout", "by_category", "confusion", "sampled", "costs", "failures")
 
 
 def judged_traces(pairs: Sequence[JudgedPair], answers: Sequence[Answers]) -> Iterator[JudgedTrace]:
@@ -168,6 +169,7 @@ def evaluate(
         result["by_category"][name] = pairs_by_category(scored)
         result["confusion"][name] = _confusion(traces)
         result["sampled"][name] = _confusion([trace for trace in traces if trace.sampled])
+        result["costs"][name] = score_costs(trace.verdict for trace in traces)
         result["failures"][name] = failure_counts(trace.verdict for trace in traces)
     for name, those in kinds.items():
         judged = heldout[: those.count]
@@ -194,6 +196,8 @@ def run(config: EvaluateConfig, *, data: Path, model: Path | None, out: Path, se
     low, high = found["ci95"]
     seen = (sum(tables["verifier"].values(), Confusion()).faults_seen for tables in (result.confusion, result.sampled))
     checks, faults, own = ("unknown" if x is None else f"{x:.1%}" for x in (found["check_accuracy"], *seen))
+    costs = result.costs["verifier"]
+    price = ", ".join(f"{name} {cost:.1f}" for name, cost in costs.items()) + " points" if costs else "unknown"
     return "\n".join(
         (
             f"{found['pairs']} held-out pairs, {found['traces']} traces an edit",
@@ -201,6 +205,7 @@ def run(config: EvaluateConfig, *, data: Path, model: Path | None, out: Path, se
             f"undecided               {found['tie_rate']:.1%}; counted as half right: {found['tie_half']:.1%}",
             f"true checks             {checks}",
             f"faults seen             {faults}; in an editor's own edits: {own}",
+            f"an unmet check costs    {price}",
             f"unreadable traces       {found['failure_rate']:.1%}",
             f"examples, categories    {out / 'verifier.json'}",
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from edit_r1.config import Config
 from edit_r1.stages.verifier import SftConfig
@@ -34,11 +36,19 @@ class PretrainVerifierConfig(SftConfig):
     describe: float = Field(default=0.15, ge=0, le=1)
     compare: float = Field(default=0.15, ge=0, le=1)
     tally: float = Field(default=0.2, ge=0, le=1)
+    questions: float | None = Field(default=None, ge=0, le=1)
+    """Share of observations whose questions follow from no instruction. The shipped base had none (docs/claims.md)."""
     editor_edits: int = Field(default=4000, gt=0)
     """Edits that the shipped editor makes to be looked at."""
     editor_share: float = Field(default=0.3, ge=0, le=1)
     """Share of the samples that show one of them."""
     editor_steps: tuple[int, ...] = (3, 6)
+
+    @model_validator(mode="after")
+    def _shares_of_one_whole(self) -> Self:
+        if self.describe + self.compare + self.tally + (self.questions or 0.0) > 1.0:
+            raise ValueError("describe, compare, tally and questions are shares: together at most 1")
+        return self
 
 
 class PretrainEditorConfig(Config):

@@ -28,15 +28,16 @@ from edit_r1.training.processes import check_launch
 from edit_r1.training.sft import example, fine_tune, finish
 from edit_r1.verifier.engines.transformers_engine import TransformersEngine
 from edit_r1.verifier.prompting import Prompt
-from edit_r1.verifier.tiny import build_processor, build_tiny_qwen
+from edit_r1.verifier.tiny import build_processor, build_tiny_qwen, load_verifier_model
 from edit_r1.verifier.trace import format_trace
 from edit_r1.world.defects import DEFECTS, soften
 from edit_r1.world.faults import HELDOUT_FAULT, SCENE_FAULTS, candidate, change_thing, draw_faults
 from edit_r1.world.oracle import Reading
-from edit_r1.world.principles import compare
+from edit_r1.world.principles import Claim, compare
+from edit_r1.world.questions import sample_claims
 from edit_r1.world.render import to_image
 from edit_r1.world.scene import ATTRIBUTES, FRAME, PLACES, Scene, Split, pick, sample_thing
-from edit_r1.world.tasks import Truth, WorldTask, generator, reading_from_json, sample_task, world_task
+from edit_r1.world.tasks import WorldTask, generator, reading_from_json, sample_task, world_task
 from edit_r1.world.words import vocabulary
 
 _SOFTENED = 0.5  # share of edited images with the small flaws of a decoder, which do not count
@@ -58,9 +59,11 @@ def describe(source: Scene, reading: Reading) -> str:
     return f"source {describe_scene(source)}\nedited {describe_scene(reading.scene)} {defects}"
 
 
-def observe(truth: Truth) -> str:
-    """The evidence for every principle, without a verdict."""
-    return "\n".join(f"[{k}] {finding.evidence}" for k, finding in enumerate(truth.findings, 1))
+def observe(task: WorldTask, claims: Sequence[Claim], reading: Reading) -> tuple[str, str]:
+    """The questions of some claims, and the evidence for each without a verdict."""
+    questions = [f"[{k}] {claim.question}" for k, claim in enumerate(claims, 1)]
+    evidence = [f"[{k}] {claim.judge(task.scene, reading).evidence}" for k, claim in enumerate(claims, 1)]
+    return "\n".join([f"observe {task.instruction}", *questions]), "\n".join(evidence)
 
 
 def scrambled(rng: Generator, scene: Scene) -> Scene:
@@ -114,22 +117,23 @@ def sampled(judged: JudgedEdit) -> Shown:
 
 
 def lesson(rng: Generator, kind: str, shown: Shown) -> dict[str, Any]:
-    """One sample of a kind: `describe`, `compare`, `observe` or `tally`."""
-    task, truth = shown.task, shown.task.judge(shown.reading)
+    """One sample of a kind, of `KINDS`."""
+    task, reading = shown.task, shown.reading
     if kind == "describe":
-        prompt, text = "describe", describe(task.scene, truth.reading)
+        prompt, text = "describe", describe(task.scene, reading)
     elif kind == "compare":
-        prompt, text = "compare", compare(task.scene, truth.reading.scene)
+        prompt, text = "compare", compare(task.scene, reading.scene)
     elif kind == "tally":
         prompt, text = tally(rng, task)
+    elif kind == "questions":
+        prompt, text = observe(task, sample_claims(rng, task.scene, reading.scene), reading)
     else:
-        questions = [f"[{k}] {claim.principle.question}" for k, claim in enumerate(task.claims, 1)]
-        prompt, text = "\n".join([f"observe {task.instruction}", *questions]), observe(truth)
+        prompt, text = observe(task, task.claims, reading)
     return example(task.record().source, shown.image, prompt, text)
 
 
-KINDS = ("describe", "compare", "tally", "observe")
-PICTURED = ("describe", "compare", "observe")
+KINDS = ("describe", "compare", "tally", "questions", "observe")
+PICTURED = ("describe", "compare", "questions", "observe")
 """The kinds whose answer is in the picture."""
 
 
@@ -141,7 +145,7 @@ def lessons(config: PretrainVerifierConfig, seed: int, edits: Path) -> Iterator[
     rng = generator(seed, "train")
     samples = [sampled(judged) for judged in read_edits(edits)]
     total = config.steps * config.batch_size
-    shares = [config.describe, config.compare, config.tally]
+    shares = [config.describe, config.compare, config.tally, config.questions or 0.0]
     shares.append(1.0 - sum(shares))
     for index in range(total):
         kind = "describe" if index < config.describe_only * total else str(rng.choice(KINDS, p=shares))
@@ -156,26 +160,33 @@ def sample_edits(config: PretrainVerifierConfig, seed: int, split: Split, count:
         return maker.judged_edits(count, bar)
 
 
-def run(config: PretrainVerifierConfig, *, out: Path, seed: int, resume: bool) -> None:
-    """Train a tiny verifier base from nothing; the result is `out/model`, with its measurement in `done.json`."""
+def run(config: PretrainVerifierConfig, *, out: Path, seed: int, resume: bool, model: Path | None = None) -> None:
+    """Train a tiny verifier base, from nothing or from another one, whose size it then has.
+
+    The result is `out/model`, with its measurement in `done.json`.
+    """
     check_launch()
-    folder = Run.open(out, config, resume, inputs={"seed": seed})
+    start = {} if model is None else {"model": str(model)}
+    folder = Run.open(out, config, resume, inputs={"seed": seed, **start})
     if folder.done is not None:
         return
     torch.manual_seed(seed)
-    processor = build_processor(vocabulary(), config.size.patch)
-    model = build_tiny_qwen(config.size, processor.tokenizer)
+    if model is None:
+        processor = build_processor(vocabulary(), config.size.patch)
+        base = build_tiny_qwen(config.size, processor.tokenizer)
+    else:
+        base, processor = load_verifier_model(model)
     if not (out / "edits").is_dir():
         write_edits(out / "edits", sample_edits(config, seed, "train", config.editor_edits))
     stream = IterableDataset.from_generator(
         lessons, gen_kwargs={"config": config, "seed": seed, "edits": out / "edits"}
     )
-    trainer = fine_tune(model, processor, stream, config, folder, "Pretraining", seed=seed, resume=resume)
+    trainer = fine_tune(base, processor, stream, config, folder, "Pretraining", seed=seed, resume=resume)
     rng = generator(seed, "val")
     looked_at = [drawn(rng, "val") for _ in range(100)]
     by_editor = [sampled(judged) for judged in sample_edits(config, seed, "val", 100)]
-    of_editor = exact_match(model, processor, by_editor, PICTURED)
-    summary = exact_match(model, processor, looked_at, KINDS) | {f"{k}_of_editor": s for k, s in of_editor.items()}
+    of_editor = exact_match(base, processor, by_editor, PICTURED)
+    summary = exact_match(base, processor, looked_at, KINDS) | {f"{k}_of_editor": s for k, s in of_editor.items()}
     finish(folder, trainer, processor, summary)
 
 

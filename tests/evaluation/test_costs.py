@@ -1,0 +1,49 @@
+"""What a score counts, by hand and for scores that are made of known costs."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edit_r1.evaluation.costs import score_costs
+from edit_r1.records import Check, Failure, Principle, PrincipleCategory, Provenance, Verdict
+
+ORDER: tuple[PrincipleCategory, ...] = ("follow", "keep", "quality")
+
+
+def verdict(unmet: tuple[int, int, int], score: float) -> Verdict:
+    """Two checks of each category, of which so many are unmet."""
+    checks = [
+        Check(Principle(f"{name} {k} ?", name), k >= count, "")
+        for name, count in zip(ORDER, unmet, strict=True)
+        for k in range(2)
+    ]
+    return Verdict(tuple(checks), score, "", Provenance("", "", "", "", 0))
+
+
+EVERY = [(f, k, q) for f in range(3) for k in range(3) for q in range(3)]
+
+
+@given(st.tuples(*[st.floats(-4, 4)] * 3), st.floats(0, 10))
+def test_known_costs_are_found_again(costs: tuple[float, float, float], full: float) -> None:
+    """Scores that are linear in the counts give their own coefficients; a Failure says nothing."""
+    traces = [verdict(u, full - sum(c * n for c, n in zip(costs, u, strict=True))) for u in EVERY]
+    found = score_costs([*traces, Failure("empty", "")])
+    assert found is not None
+    assert [found[name] for name in ORDER] == pytest.approx(costs, abs=1e-6)
+
+
+def test_by_hand() -> None:
+    """All met 9; one follow unmet 5 and 6, one keep 8, one quality 7.5: 9 less the mean of each."""
+    traces = [
+        verdict(u, s) for u, s in (((0, 0, 0), 9), ((1, 0, 0), 5), ((1, 0, 0), 6), ((0, 1, 0), 8), ((0, 0, 1), 7.5))
+    ]
+    assert score_costs(traces) == pytest.approx({"follow": 3.5, "keep": 1.0, "quality": 1.5})
+
+
+def test_what_cannot_be_told_apart_is_none() -> None:
+    """Quality always met; follow and keep unmet together; and nothing readable at all."""
+    assert score_costs([verdict((f, k, 0), 5) for f in range(3) for k in range(3)]) is None
+    assert score_costs([verdict((n, n, q), 5) for n in range(3) for q in range(3)]) is None
+    assert score_costs([Failure("empty", "")]) is None
