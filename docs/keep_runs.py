@@ -1,7 +1,8 @@
 """Keep finished runs in results/: `python docs/keep_runs.py runs/sanity/m0 runs/calibration/gcpo_m0`.
 
 Those of `edit-r1 evaluate sanity` become rows of results/sanity.json, those of `edit-r1 evaluate calibration` of
-results/calibration.json, each named by the verifier that was asked; a row of the same name is replaced.
+results/calibration.json, those of `edit-r1 evaluate verifier` of results/variants.json, each named by the verifier that
+was asked; a row of the same name is replaced.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 from edit_r1.evaluation.rows import read_rows, write_rows
 
 ROOT = Path(__file__).parents[1]
-KINDS = ("sanity", "calibration")
+TABLES = {"sanity": "sanity", "calibration": "calibration", "verifier": "variants"}
+"""The file that a run of each kind has, and the table for it."""
 
 
 def sanity(run: Path) -> dict[str, Any]:
@@ -32,13 +34,34 @@ def calibration(run: Path) -> dict[str, Any]:
     return {"pairs": _read(run / "done.json")["pairs"], "scores": _read(run / "calibration.json")}
 
 
+def variant(run: Path) -> dict[str, Any]:
+    """What was measured of a verifier, and how it was trained, from the first command to the last."""
+    found = _read(run / "verifier.json")
+    names = {"stages": "test", "heldout": "heldout", "by_checks": "by_checks", "costs": "costs"}
+    made_by = trained(Path(_read(run / "config.json")["inputs"]["models"]["verifier"]))
+    return {name: found[key].get("verifier") for key, name in names.items()} | {"trained_by": made_by}
+
+
+def trained(model: Path) -> list[str]:
+    """The commands that led to a model folder, as far as their runs are there."""
+    run = model.parent if model.name == "model" else model
+    if not (run / "environment.json").exists():
+        return []
+    start = _read(run / "config.json")["inputs"].get("model")
+    before = trained(Path(start)) if start else []
+    return [*before, " ".join(_read(run / "environment.json")["command"])]
+
+
+READ = {"sanity": sanity, "calibration": calibration, "verifier": variant}
+
+
 def row(run: Path, kind: str) -> dict[str, Any]:
     """One run."""
-    config, made = (_read(run / name) for name in ("config.json", "environment.json"))
-    model: str = config["inputs"]["model"]
+    inputs, made = _read(run / "config.json")["inputs"], _read(run / "environment.json")
+    model: str = inputs["models"]["verifier"] if kind == "verifier" else inputs["model"]
     return {
         "verifier": "the shipped base" if model.endswith("assets/verifier") else model.removesuffix("/model"),
-        **(sanity(run) if kind == "sanity" else calibration(run)),
+        **READ[kind](run),
         "commit": made["commit"] + ("+changes" if made["changed"] else ""),
         "command": " ".join(made["command"]),
     }
@@ -50,11 +73,11 @@ def _read(file: Path) -> Any:
 
 def main(runs: Sequence[Path], results: Path) -> None:
     """Add the runs to their tables."""
-    for kind in KINDS:
+    for kind, name in TABLES.items():
         new = {made["verifier"]: made for made in (row(run, kind) for run in runs if (run / f"{kind}.json").exists())}
-        old = {made["verifier"]: made for made in read_rows(results / f"{kind}.json")}
+        old = {made["verifier"]: made for made in read_rows(results / f"{name}.json")}
         if new:
-            write_rows(results / f"{kind}.json", [*(old | new).values()])
+            write_rows(results / f"{name}.json", [*(old | new).values()])
 
 
 if __name__ == "__main__":

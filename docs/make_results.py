@@ -30,7 +30,13 @@ from edit_r1.evaluation.claims_table import (
 )
 from edit_r1.evaluation.claims_verdicts import of_editors, of_verifiers, verdicts_table
 from edit_r1.evaluation.demo_table import categories, editors, faults, targets, verifiers
-from edit_r1.evaluation.measured_table import calibration_table, kontext_table, sanity_table, verifier_table
+from edit_r1.evaluation.measured_table import (
+    calibration_table,
+    kontext_table,
+    sanity_table,
+    variants_table,
+    verifier_table,
+)
 from edit_r1.evaluation.rows import read_rows
 from edit_r1.files import atomic_write
 from edit_r1.stages import ClaimsRecipe, EditorClaimsRecipe
@@ -147,6 +153,13 @@ annotators' costs are as 4 : 2 : 1; the teachers, from whom the cold start learn
 The oracle's own checks, summed up by the teachers' rule, order 85.7, 85.9 and 85.0% of the pairs of `test`; with the
 weights 3, 2, 1 they order 97.1, 96.5 and 96.5%.
 
+## Variants
+
+Verifiers that were trained otherwise than those of the claims, on the same data (docs/claims.md says why); the commands
+are in `results/variants.json`.
+
+{variants}
+
 ## Fit to be a reward
 
 {sanity_commands}
@@ -251,6 +264,7 @@ def claims() -> str:
         "kontext": kontext_table(kontext),
         "verifier": verifier_table(verifier),
         "sanity": sanity_table(attacked),
+        "variants": variants_table(read_rows(RESULTS / "variants.json")),
         "calibration": calibration_table(read_rows(RESULTS / "calibration.json")),
         "sanity_commands": "\n".join(f"    {row['command']}        # commit {row['commit']}" for row in attacked),
     }

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edit_r1.evaluation.demo_table import faults, targets
-from edit_r1.evaluation.measured_table import calibration_table, sanity_table
+from edit_r1.evaluation.measured_table import calibration_table, sanity_table, variants_table
 from edit_r1.evaluation.rows import read_rows
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -101,7 +101,6 @@ def test_sanity_runs_are_kept_by_verifier(tmp_path: Path) -> None:
     keep = runpy.run_path(str(DOCS / "keep_runs.py"))["main"]
     for number, (model, below, fit) in enumerate((("m/gcpo", 0.5, False), ("m/gcpo", 0.99, True), ("x", 0.2, False))):
         run = tmp_path / str(number)
-        run.mkdir()
         attacks = {
             "identity": {"below": below, "gain": None, "passed": fit},
             "markers": {"below": 0.981, "gain": 0.25, "passed": True},
@@ -111,8 +110,7 @@ def test_sanity_runs_are_kept_by_verifier(tmp_path: Path) -> None:
             "sanity": {"tasks": 200, "fit": fit, "attacks": attacks},
             "environment": {"commit": "abc", "changed": True, "command": ["edit-r1", "evaluate", "sanity"]},
         }
-        for name, document in documents.items():
-            (run / f"{name}.json").write_text(json.dumps(document))
+        write(run, documents)
         keep([run], tmp_path)
     rows = read_rows(tmp_path / "sanity.json")
     assert [row["commit"] for row in rows] == ["abc+changes"] * 2
@@ -130,7 +128,6 @@ def test_calibrations_are_kept_and_averaged_over_seeds(tmp_path: Path) -> None:
     keep = runpy.run_path(str(DOCS / "keep_runs.py"))["main"]
     for name, half in (("l/seed0/gcpo", 0.7), ("s/seed0/gcpo", 0.8), ("s/seed1/gcpo", 0.9)):
         run = tmp_path / name
-        run.mkdir(parents=True)
         documents: dict[str, Any] = {
             "config": {"inputs": {"model": f"runs/claims/{name}/model"}},
             "done": {"pairs": 500},
@@ -140,8 +137,7 @@ def test_calibrations_are_kept_and_averaged_over_seeds(tmp_path: Path) -> None:
             ],
             "environment": {"commit": "abc", "changed": False, "command": ["edit-r1", "evaluate", "calibration"]},
         }
-        for file, document in documents.items():
-            (run / f"{file}.json").write_text(json.dumps(document))
+        write(run, documents)
         keep([run], tmp_path)
     assert calibration_table(read_rows(tmp_path / "calibration.json")).split("\n") == [
         "| arm | size | seeds | greedy, 1 | model, 4 |",
@@ -149,3 +145,41 @@ def test_calibrations_are_kept_and_averaged_over_seeds(tmp_path: Path) -> None:
         "| gcpo | s | 2 | 85.0% (80.0–90.0) | 75.0% (70.0–80.0) |",
         "| gcpo | l | 1 | 70.0% | 60.0% |",
     ]
+
+
+def test_variants_are_kept_with_all_commands_that_led_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base, a cold start from it and its evaluation: two commands of training, oldest first."""
+    keep = runpy.run_path(str(DOCS / "keep_runs.py"))["main"]
+    monkeypatch.chdir(tmp_path)
+    split = {"tie_half": 0.8, "check_accuracy": None}
+    kinds = {"category_tie_half": 0.5, "pairing_tie_half": 0.75, "fault_tie_half": None}
+    runs: dict[str, tuple[str | None, str]] = {"base": (None, "pretrain"), "read/seed0": ("base/model", "cold-start")}
+    for folder, (model, command) in runs.items():
+        write(Path(folder), {"config": {"inputs": {"model": model}}, "environment": made_with(command)})
+    evaluation = {
+        "config": {"inputs": {"models": {"verifier": "read/seed0/model"}}},
+        "environment": made_with("evaluate"),
+        "verifier": {
+            "stages": {"verifier": split},
+            "heldout": {"verifier": split | kinds},
+            "by_checks": {"verifier": 0.9},
+            "costs": {"verifier": None},
+        },
+    }
+    write(Path("evaluation"), evaluation)
+    keep([Path("evaluation")], tmp_path)
+    rows = read_rows(tmp_path / "variants.json")
+    assert [row["trained_by"] for row in rows] == [["edit-r1 pretrain", "edit-r1 cold-start"]]
+    assert variants_table(rows).split("\n")[2] == "| read | 1 | 80.0% | 90.0% | – | 50.0% | 75.0% | – |"
+
+
+def made_with(command: str) -> dict[str, Any]:
+    """The environment of a run."""
+    return {"commit": "abc", "changed": False, "command": ["edit-r1", command]}
+
+
+def write(run: Path, documents: dict[str, Any]) -> None:
+    """A run folder with these JSON files."""
+    run.mkdir(parents=True)
+    for name, document in documents.items():
+        (run / f"{name}.json").write_text(json.dumps(document))

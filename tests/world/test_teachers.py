@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edit_r1.verifier.selection import agreement, select
+from edit_r1.world.annotators import COST
 from edit_r1.world.faults import candidate, draw_faults
 from edit_r1.world.oracle import Reading
 from edit_r1.world.tasks import Truth, WorldTask, generator, sample_task
@@ -62,7 +63,11 @@ def test_lessons_quote_the_truth_and_score_on_the_grid(teacher: Teacher, edits: 
 
 
 def test_score_by_hand() -> None:
-    """Without errors and noise: 10 * share ** strictness. Five of six met at strictness 2: 10 * 25/36 = 6.94 -> 7.0."""
+    """Without errors and noise: 10 * share ** strictness. Five of six met at strictness 2: 10 * 25/36 = 6.94 -> 7.0.
+
+    With the annotators' weights a defect costs 1 of 4 + 3 * 2 + 2 = 12 (one principle to follow), or 1 of 14 (two):
+    10 * (11/12)^2 = 8.40 and 10 * (13/14)^2 = 8.62 -> 8.5.
+    """
     rng = generator(3, "train")
     while len((task := sample_task(rng, "train")).claims) != 6:
         pass
@@ -70,6 +75,7 @@ def test_score_by_hand() -> None:
     exact = Teacher("exact", alarms=0.0, strictness=2.0, spread=0.0)
     assert teach(rng, exact, task, task.judge(Reading(goal, frozenset(), 0.0))).score == 10.0
     assert teach(rng, exact, task, task.judge(Reading(goal, frozenset({"grid"}), 0.0))).score == 7.0
+    assert teach(rng, exact, task, task.judge(Reading(goal, frozenset({"grid"}), 0.0)), COST).score == 8.5
 
 
 def test_selection_makes_better_lessons(edits: list[tuple[WorldTask, Truth]]) -> None:

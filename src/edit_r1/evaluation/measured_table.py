@@ -94,3 +94,21 @@ def calibration_table(rows: Sequence[Row]) -> str:
         worth = [[w for row in those for w in row["scores"] if (w["score"], w["traces"]) == way] for way in ways]
         lines.append([arm, size, str(len(those)), *(percent(one, "tie_half") for one in worth)])
     return table(["arm", "size", "seeds", *(f"{score}, {traces}" for score, traces in ways)], lines)
+
+
+def variants_table(rows: Sequence[Row]) -> str:
+    """Verifiers that were trained otherwise than those of the claims, `.../<name>/seed<n>`: means over seeds."""
+
+    def name(row: Row) -> str:
+        return str(row["verifier"]).split("/")[-2]
+
+    lines: list[list[str]] = []
+    for variant, found in groupby(sorted(rows, key=name), name):
+        those = list(found)
+        test, held = ([row[split] for row in those] for split in ("test", "heldout"))
+        alone = [{"by_checks": row["by_checks"]} for row in those]
+        kinds = ("category_tie_half", "pairing_tie_half", "fault_tie_half")
+        shown = [percent(test, "tie_half"), percent(alone, "by_checks"), percent(test, "check_accuracy")]
+        lines.append([variant, str(len(those)), *shown, *(percent(held, kind) for kind in kinds)])
+    head = ["variant", "seeds", "ties half", "ties half, by checks", "true checks"]
+    return table([*head, "held-out category", "pairing", "fault"], lines)

@@ -16,6 +16,7 @@ from edit_r1.data.gold import gold_checks
 from edit_r1.data.store import JudgedPair, read_pairs
 from edit_r1.evaluation.answers import Answer, Answers, Inquiry, ask, read_answers
 from edit_r1.evaluation.costs import score_costs
+from edit_r1.evaluation.heldout import heldout_kinds
 from edit_r1.evaluation.metrics import (
     Confusion,
     JudgedTrace,
@@ -23,6 +24,7 @@ from edit_r1.evaluation.metrics import (
     confusion,
     failure_counts,
     pairs_by_category,
+    tie_half,
     verifier_metrics,
 )
 from edit_r1.evaluation.results import VerifierResult
@@ -33,7 +35,7 @@ from edit_r1.runs.run import Run
 from edit_r1.stages import HELDOUT_PAIRS, SAMPLED, TEST_PAIRS, EvaluateConfig
 from edit_r1.verifier.aggregation import reduce_scores
 
-_TABLES = ("stages", "heldout", "by_category", "confusion", "sampled", "costs", "failures")
+_TABLES = ("stages", "heldout", "by_category", "confusion", "sampled", "by_checks", "costs", "failures")
 
 
 def judged_traces(pairs: Sequence[JudgedPair], answers: Sequence[Answers]) -> Iterator[JudgedTrace]:
@@ -169,15 +171,15 @@ def evaluate(
         result["by_category"][name] = pairs_by_category(scored)
         result["confusion"][name] = _confusion(traces)
         result["sampled"][name] = _confusion([trace for trace in traces if trace.sampled])
+        result["by_checks"][name] = tie_half(checked_pairs(pairs[: main.count], stages[name]))
         result["costs"][name] = score_costs(trace.verdict for trace in traces)
         result["failures"][name] = failure_counts(trace.verdict for trace in traces)
     for name, those in kinds.items():
         judged = heldout[: those.count]
         answers = read_answers(those, judged)
-        metrics = verifier_metrics(
-            scored_pairs(judged, answers), list(judged_traces(judged, answers)), traces_per_edit=config.traces
-        )
-        result["heldout"][name] = metrics.to_json()
+        scored = scored_pairs(judged, answers)
+        metrics = verifier_metrics(scored, list(judged_traces(judged, answers)), traces_per_edit=config.traces)
+        result["heldout"][name] = metrics.to_json() | heldout_kinds(judged, scored)
     result["examples"] = examples(pairs, stages, config.examples, out / "images")
     atomic_write(out / "verifier.json", json.dumps(result, indent=1) + "\n")
     run.finish(result["stages"])
@@ -203,6 +205,7 @@ def run(config: EvaluateConfig, *, data: Path, model: Path | None, out: Path, se
             f"{found['pairs']} held-out pairs, {found['traces']} traces an edit",
             f"in the preferred order  {found['pairwise_accuracy']:.1%} (95%: {low:.1%} to {high:.1%})",
             f"undecided               {found['tie_rate']:.1%}; counted as half right: {found['tie_half']:.1%}",
+            f"by its checks alone     {result.by_checks['verifier']:.1%} of them",
             f"true checks             {checks}",
             f"faults seen             {faults}; in an editor's own edits: {own}",
             f"an unmet check costs    {price}",

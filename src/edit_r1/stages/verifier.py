@@ -56,6 +56,11 @@ class ColdStartConfig(SftConfig):
 
     With 0.3 the verifier stands attacks that it fails without (docs/sanity.md).
     """
+    teacher_weights: Literal["annotators"] | None = None
+    """How simulated teachers weigh the checks in their scores: all alike by default, as the annotators do not.
+
+    With `annotators` the cold start learns what it else learns from pairs alone (docs/claims.md).
+    """
     steps: int = Field(default=300, gt=0)
     batch_size: int = Field(default=16, gt=0)
 

@@ -29,6 +29,7 @@ from edit_r1.training.sft import example, fine_tune, finish
 from edit_r1.verifier.prompting import build_prompt
 from edit_r1.verifier.selection import agreement, select
 from edit_r1.verifier.trace import format_trace, parse_trace, thoughts
+from edit_r1.world.annotators import COST
 from edit_r1.world.principles import compare
 from edit_r1.world.scene import Scene
 from edit_r1.world.tasks import Truth, world_task
@@ -49,6 +50,7 @@ def selected_traces(
     edits: Iterable[JudgedEdit], config: ColdStartConfig, seed: int, statistics: Counter[str]
 ) -> Iterator[dict[str, Any]]:
     """One SFT row per edit: the kept text. `statistics` counts who was kept, and the checks kept right and in all."""
+    weights = COST if config.teacher_weights == "annotators" else None
     rng, hard = np.random.default_rng([seed, 7]), np.random.default_rng([seed, 8])
     for judged in edits:
         task, edit = world_task(judged.edit.task), judged.edit
@@ -56,7 +58,7 @@ def selected_traces(
         if hard.random() < config.hard_share:
             edit, truth, source = harden(hard, task, edit, truth)
         gold = [finding.met for finding in truth.findings]
-        lessons = [teach(rng, teacher, task, truth) for teacher in TEACHERS]
+        lessons = [teach(rng, teacher, task, truth, weights) for teacher in TEACHERS]
         kept = lessons[select(lessons, gold)]
         statistics[kept.teacher] += 1
         statistics["checks"] += len(gold)

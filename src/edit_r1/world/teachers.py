@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from numpy.random import Generator
@@ -14,7 +15,7 @@ from edit_r1.world.tasks import Truth, WorldTask
 class Teacher:
     """An error profile: `misses` are the shares of unmet principles called met, `alarms` the reverse, by category.
 
-    The score is 10 * (share of met principles) ** `strictness`, plus normal noise, on the 0.5 grid.
+    The score is 10 * (share of met checks) ** `strictness`, plus normal noise, on the 0.5 grid; 0 for a copy.
     """
 
     name: str
@@ -40,13 +41,20 @@ class Lesson:
     score: float
 
 
-def teach(rng: Generator, teacher: Teacher, task: WorldTask, truth: Truth) -> Lesson:
-    """One teacher's checks and score; the evidence it quotes is always what is there, its answers may be wrong."""
+def teach(
+    rng: Generator, teacher: Teacher, task: WorldTask, truth: Truth, weights: Mapping[str, float] | None = None
+) -> Lesson:
+    """One teacher's checks and score; the evidence it quotes is always what is there, its answers may be wrong.
+
+    `weights` are those of the checks in the score, by category; by default all count alike, as no annotator counts
+    them (`annotators.COST`).
+    """
     checks: list[Check] = []
     for claim, finding in zip(task.claims, truth.findings, strict=True):
         rate = teacher.alarms if finding.met else teacher.misses.get(claim.principle.category, 0.0)
         met = finding.met != (rng.random() < rate)
         checks.append(Check(claim.principle, met, finding.evidence))
-    share = sum(check.met for check in checks) / len(checks)
+    each = [weights[check.principle.category] if weights else 1.0 for check in checks]
+    share = sum(weight for weight, check in zip(each, checks, strict=True) if check.met) / sum(each)
     raw = 0.0 if truth.noop else 10 * share**teacher.strictness + rng.normal(0, teacher.spread)
     return Lesson(teacher.name, tuple(checks), min(10.0, max(0.0, round(raw * 2) / 2)))
