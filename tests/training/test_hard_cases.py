@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from edit_r1.records import Edit
-from edit_r1.training.hard_cases import blank, harden, swapped, with_stray_words
+from edit_r1.training.hard_cases import blank, harden, swapped, with_other_questions, with_stray_words
 from edit_r1.verifier.prompting import build_prompt, one_line
 from edit_r1.world.oracle import Reading, read_images
 from edit_r1.world.render import from_image, render, to_image
-from edit_r1.world.scene import Scene
+from edit_r1.world.scene import PLACES, Scene
 from edit_r1.world.tasks import Truth, WorldTask, generator, sample_task
 
 
@@ -88,6 +88,29 @@ def test_stray_words_change_the_instruction_alone() -> None:
         assert prompt.splitlines()[0] == one_line(shown.task.instruction)
         assert "<score>" not in prompt
     assert 0.1 < (words["yes"] + words["no"]) / words.total() < 0.33
+
+
+def test_other_questions_are_answered_from_the_same_pictures() -> None:
+    """Pictures, instruction and worth stay; the questions are others, and their answers what the oracle reads."""
+    claims = {claim.question for task, _, _ in right_edits() for claim in task.claims}
+    new = met = asked = 0
+    for task, edit, truth in right_edits():
+        shown, found, source = with_other_questions(np.random.default_rng(asked), task, edit, truth)
+        assert (shown.image, shown.task.source, shown.task.instruction) == (
+            edit.image,
+            edit.task.source,
+            task.instruction,
+        )
+        assert (source, found.reading, found.noop) == (task.scene, truth.reading, truth.noop)
+        for principle, finding in zip(shown.task.principles, found.findings, strict=True):
+            asked += 1
+            new += principle.question not in claims
+            met += finding.met
+            if principle.question.endswith("empty now ?"):
+                cell = PLACES.index(principle.question.split()[2])
+                assert finding.met == (truth.reading.scene.cells[cell] is None)
+    assert new > asked / 2
+    assert 0.3 < met / asked < 0.9
 
 
 def test_each_kind_is_drawn() -> None:

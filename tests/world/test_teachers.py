@@ -33,7 +33,7 @@ def test_measured_errors_are_the_profile(teacher: Teacher, edits: list[tuple[Wor
     wrong: Counter[str] = Counter()
     total: Counter[str] = Counter()
     for task, truth in edits:
-        lesson = teach(rng, teacher, task, truth)
+        lesson = teach(rng, teacher, task.principles, truth)
         for claim, finding, check in zip(task.claims, truth.findings, lesson.checks, strict=True):
             kind = "alarm" if finding.met else claim.principle.category
             total[kind] += 1
@@ -53,7 +53,7 @@ def test_profiles_differ() -> None:
 def test_lessons_quote_the_truth_and_score_on_the_grid(teacher: Teacher, edits: list[tuple[WorldTask, Truth]]) -> None:
     rng = np.random.default_rng(2)
     for task, truth in edits[:500]:
-        lesson = teach(rng, teacher, task, truth)
+        lesson = teach(rng, teacher, task.principles, truth)
         assert [check.reason for check in lesson.checks] == [finding.evidence for finding in truth.findings]
         assert [check.principle for check in lesson.checks] == [claim.principle for claim in task.claims]
         assert 0.0 <= lesson.score <= 10.0
@@ -73,9 +73,9 @@ def test_score_by_hand() -> None:
         pass
     goal = task.operation.apply(task.scene)
     exact = Teacher("exact", alarms=0.0, strictness=2.0, spread=0.0)
-    assert teach(rng, exact, task, task.judge(Reading(goal, frozenset(), 0.0))).score == 10.0
-    assert teach(rng, exact, task, task.judge(Reading(goal, frozenset({"grid"}), 0.0))).score == 7.0
-    assert teach(rng, exact, task, task.judge(Reading(goal, frozenset({"grid"}), 0.0)), COST).score == 8.5
+    assert teach(rng, exact, task.principles, task.judge(Reading(goal, frozenset(), 0.0))).score == 10.0
+    assert teach(rng, exact, task.principles, task.judge(Reading(goal, frozenset({"grid"}), 0.0))).score == 7.0
+    assert teach(rng, exact, task.principles, task.judge(Reading(goal, frozenset({"grid"}), 0.0)), COST).score == 8.5
 
 
 def test_selection_makes_better_lessons(edits: list[tuple[WorldTask, Truth]]) -> None:
@@ -85,7 +85,7 @@ def test_selection_makes_better_lessons(edits: list[tuple[WorldTask, Truth]]) ->
     alone: list[list[float]] = []
     for task, truth in edits[:1000]:
         gold = [finding.met for finding in truth.findings]
-        lessons = [teach(rng, teacher, task, truth) for teacher in TEACHERS]
+        lessons = [teach(rng, teacher, task.principles, truth) for teacher in TEACHERS]
         agreements = [agreement(one.checks, gold) for one in lessons]
         alone.append(agreements)
         kept.append(agreements[select(lessons, gold)])

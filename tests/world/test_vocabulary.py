@@ -52,7 +52,9 @@ def test_prompts_and_traces_hold_no_unknown_word(split: Split, tokenizer) -> Non
         category = CATEGORIES[index % len(CATEGORIES)] if index % 2 and split != "heldout" else None
         task = sample_task(rng, split, category)
         made = candidate(rng, task.scene, task.operation, draw_faults(rng, heldout=True))
-        lesson = teach(rng, TEACHERS[index % len(TEACHERS)], task, task.judge(Reading(made.scene, made.defects, 0.0)))
+        lesson = teach(
+            rng, TEACHERS[index % len(TEACHERS)], task.principles, task.judge(Reading(made.scene, made.defects, 0.0))
+        )
         trace = format_trace(lesson.checks, lesson.score)
         record = task.record()
         prompt = build_prompt(record, to_image(made.image), record.principles)

@@ -23,7 +23,7 @@ from edit_r1.errors import UserError
 from edit_r1.records import Failure, Provenance
 from edit_r1.stages import EDITS, TRACES, ColdStartConfig, TraceForm
 from edit_r1.training.backbone import load_backbone
-from edit_r1.training.hard_cases import harden
+from edit_r1.training.hard_cases import harden, with_other_questions
 from edit_r1.training.processes import open_run
 from edit_r1.training.sft import example, fine_tune, finish
 from edit_r1.verifier.prompting import build_prompt
@@ -51,14 +51,16 @@ def selected_traces(
 ) -> Iterator[dict[str, Any]]:
     """One SFT row per edit: the kept text. `statistics` counts who was kept, and the checks kept right and in all."""
     weights = COST if config.teacher_weights == "annotators" else None
-    rng, hard = np.random.default_rng([seed, 7]), np.random.default_rng([seed, 8])
+    rng, hard, other = (np.random.default_rng([seed, stream]) for stream in (7, 8, 9))
     for judged in edits:
         task, edit = world_task(judged.edit.task), judged.edit
         truth, source = truth_of(edit, judged.truth), task.scene
         if hard.random() < config.hard_share:
             edit, truth, source = harden(hard, task, edit, truth)
+        elif other.random() < (config.question_share or 0.0):
+            edit, truth, source = with_other_questions(other, task, edit, truth)
         gold = [finding.met for finding in truth.findings]
-        lessons = [teach(rng, teacher, task, truth, weights) for teacher in TEACHERS]
+        lessons = [teach(rng, teacher, edit.task.principles, truth, weights) for teacher in TEACHERS]
         kept = lessons[select(lessons, gold)]
         statistics[kept.teacher] += 1
         statistics["checks"] += len(gold)

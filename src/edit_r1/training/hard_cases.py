@@ -14,6 +14,7 @@ from numpy.random import Generator
 from edit_r1.records import Edit
 from edit_r1.world.oracle import Reading, read_images
 from edit_r1.world.principles import ThingKeeps
+from edit_r1.world.questions import sample_claims
 from edit_r1.world.render import SIDE, render, to_image
 from edit_r1.world.scene import FRAME, Scene, pick
 from edit_r1.world.tasks import Truth, WorldTask
@@ -61,3 +62,14 @@ def with_stray_words(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) 
     stray = rng.choice(np.array(words), size=int(rng.integers(1, _STRAY + 1)))
     asked = replace(edit.task, instruction=" ".join([edit.task.instruction, *map(str, stray)]))
     return replace(edit, task=asked), truth, task.scene
+
+
+def with_other_questions(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
+    """Questions that follow from no instruction in the place of the task's principles, which can only be read.
+
+    A copy stays one, and is worth nothing whatever is asked.
+    """
+    claims = sample_claims(rng, task.scene, truth.reading.scene)
+    asked = replace(edit.task, principles=tuple(claim.principle for claim in claims))
+    findings = tuple(claim.judge(task.scene, truth.reading) for claim in claims)
+    return replace(edit, task=asked), replace(truth, findings=findings), task.scene

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from edit_r1.records import EditTask
+from edit_r1.records import EditTask, Principle
 from edit_r1.world.instructions import (
     CATEGORIES,
     HELDOUT_CATEGORY,
@@ -61,6 +61,11 @@ class WorldTask:
         """The principles with their truth conditions."""
         return principles_for(self.scene, self.operation)
 
+    @property
+    def principles(self) -> tuple[Principle, ...]:
+        """What the verifier is asked."""
+        return tuple(claim.principle for claim in self.claims)
+
     def judge(self, reading: Reading) -> Truth:
         """The truth of every claim for an image that was read."""
         findings = tuple(claim.judge(self.scene, reading) for claim in self.claims)
@@ -72,7 +77,7 @@ class WorldTask:
             source=to_image(render(self.scene)),
             instruction=self.instruction,
             category=self.operation.category,
-            principles=tuple(claim.principle for claim in self.claims),
+            principles=self.principles,
             meta=json.dumps({"scene": scene_to_json(self.scene)}),
         )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from numpy.random import Generator
 
-from edit_r1.records import Check
-from edit_r1.world.tasks import Truth, WorldTask
+from edit_r1.records import Check, Principle
+from edit_r1.world.tasks import Truth
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,22 @@ class Lesson:
 
 
 def teach(
-    rng: Generator, teacher: Teacher, task: WorldTask, truth: Truth, weights: Mapping[str, float] | None = None
+    rng: Generator,
+    teacher: Teacher,
+    principles: Sequence[Principle],
+    truth: Truth,
+    weights: Mapping[str, float] | None = None,
 ) -> Lesson:
     """One teacher's checks and score; the evidence it quotes is always what is there, its answers may be wrong.
 
-    `weights` are those of the checks in the score, by category; by default all count alike, as no annotator counts
-    them (`annotators.COST`).
+    `principles` are those that `truth` has findings of, `weights` those of the checks in the score, by category: by
+    default all count alike, as no annotator counts them (`annotators.COST`).
     """
     checks: list[Check] = []
-    for claim, finding in zip(task.claims, truth.findings, strict=True):
-        rate = teacher.alarms if finding.met else teacher.misses.get(claim.principle.category, 0.0)
+    for principle, finding in zip(principles, truth.findings, strict=True):
+        rate = teacher.alarms if finding.met else teacher.misses.get(principle.category, 0.0)
         met = finding.met != (rng.random() < rate)
-        checks.append(Check(claim.principle, met, finding.evidence))
+        checks.append(Check(principle, met, finding.evidence))
     each = [weights[check.principle.category] if weights else 1.0 for check in checks]
     share = sum(weight for weight, check in zip(each, checks, strict=True) if check.met) / sum(each)
     raw = 0.0 if truth.noop else 10 * share**teacher.strictness + rng.normal(0, teacher.spread)
