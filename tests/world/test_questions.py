@@ -7,9 +7,10 @@ from collections import Counter
 import pytest
 
 from edit_r1.world.faults import candidate, draw_faults
+from edit_r1.world.instructions import HELDOUT_CATEGORY
 from edit_r1.world.oracle import Reading
 from edit_r1.world.principles import CellShows, ThingKeeps
-from edit_r1.world.questions import sample_claims, some
+from edit_r1.world.questions import of_heldout, sample_claims, some
 from edit_r1.world.scene import ATTRIBUTES, HELDOUT_PAIRING, PLACES
 from edit_r1.world.tasks import generator, sample_task
 
@@ -23,7 +24,7 @@ def test_the_words_of_a_question_say_what_its_evidence_is_of() -> None:
         task = sample_task(rng, "train")
         made = candidate(rng, task.scene, task.operation, draw_faults(rng))
         claims = sample_claims(rng, task.scene, made.scene)
-        assert 1 <= len(claims) == len({claim.question for claim in claims}) <= 6
+        assert 3 <= len(claims) == len({claim.question for claim in claims}) <= 6
         for claim in claims:
             finding = claim.judge(task.scene, Reading(made.scene, made.defects, residual=0.0))
             words, said = claim.question.split(), finding.evidence.split()
@@ -55,6 +56,19 @@ def test_every_set_of_attributes_is_asked_for_and_never_the_heldout_pairing() ->
                 assert (named.get("colour"), named.get("shape")) != HELDOUT_PAIRING
                 wanted.add(frozenset(named))
     assert len(wanted) == len(kept) == 2 ** len(ATTRIBUTES) - 1
+
+
+def test_what_is_held_out_is_left_out_on_demand() -> None:
+    """The questions that a task of the held-out category alone has, by its own principles, and nothing else of them."""
+    rng = generator(3, "heldout")
+    own = [claim for _ in range(50) for claim in sample_task(rng, "heldout", HELDOUT_CATEGORY).claims]
+    assert {type(claim) for claim in own if of_heldout(claim)} == {CellShows, ThingKeeps}
+    train = generator(3, "train")
+    tasks = [sample_task(train, "train") for _ in range(1000)]
+    assert not any(of_heldout(claim) for task in tasks for claim in task.claims)
+    for heldout in (True, False):
+        claims = [claim for task in tasks for claim in sample_claims(rng, task.scene, task.scene, heldout=heldout)]
+        assert any(of_heldout(claim) for claim in claims) == heldout
 
 
 def test_some_is_every_number_in_order() -> None:

@@ -67,9 +67,9 @@ def with_stray_words(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) 
 def with_other_questions(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
     """Questions that follow from no instruction in the place of the task's principles, which can only be read.
 
-    A copy stays one, and is worth nothing whatever is asked.
+    Those of the held-out category are not among them. A copy stays one, and is worth nothing whatever is asked.
     """
-    claims = sample_claims(rng, task.scene, truth.reading.scene)
+    claims = sample_claims(rng, task.scene, truth.reading.scene, heldout=False)
     asked = replace(edit.task, principles=tuple(claim.principle for claim in claims))
     findings = tuple(claim.judge(task.scene, truth.reading) for claim in claims)
     return replace(edit, task=asked), replace(truth, findings=findings), task.scene

@@ -1,8 +1,8 @@
 """Questions about two pictures that follow from no instruction: any attributes and places, in any number and order.
 
 Principles of one kind of edit come in one order and name the same attributes: who only meets those can answer by the
-place in the list, without reading (LOG.md). These can only be read. What is held out of training is the instruction and
-its judgement; a question about any attribute is none of them.
+place in the list, without reading (LOG.md). These can only be read. A base may answer any of them; to judge by those of
+the held-out category is left to the category.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TypeVar
 from numpy.random import Generator
 
 from edit_r1.world.defects import DEFECTS
+from edit_r1.world.instructions import HELDOUT_CATEGORY
 from edit_r1.world.principles import CellShows, CellsKept, Claim, FrameKept, FrameShows, FreeOf, ThingKeeps
 from edit_r1.world.scene import ATTRIBUTES, FRAME, Scene, pick, sample_thing
 
@@ -49,13 +50,22 @@ def _keeps(rng: Generator, source: Scene) -> Claim:
     return ThingKeeps(places[int(rng.integers(len(places)))], some(rng, tuple(ATTRIBUTES)))
 
 
-def sample_claims(rng: Generator, source: Scene, shown: Scene) -> tuple[Claim, ...]:
-    """Three to six different claims about a source and what is shown of it."""
+def of_heldout(claim: Claim) -> bool:
+    """Whether it is one of the two questions that only a task of the held-out category has."""
+    if isinstance(claim, CellShows):
+        return {key for key, _ in claim.wanted} == {HELDOUT_CATEGORY}
+    return isinstance(claim, ThingKeeps) and set(claim.keys) == set(ATTRIBUTES) - {HELDOUT_CATEGORY}
+
+
+def sample_claims(rng: Generator, source: Scene, shown: Scene, *, heldout: bool = True) -> tuple[Claim, ...]:
+    """Three to six different claims about a source and what is shown of it; with `heldout` off none is `of_heldout`."""
     claims: dict[str, Claim] = {}
-    for _ in range(int(rng.integers(3, 7))):
+    count = int(rng.integers(3, 7))
+    while len(claims) < count:
         kind = rng.random()
         claim = (
             _shows(rng, shown) if kind < 0.4 else _keeps(rng, source) if kind < 0.85 else FreeOf(some(rng, DEFECTS, 2))
         )
-        claims[claim.question] = claim
+        if heldout or not of_heldout(claim):
+            claims[claim.question] = claim
     return tuple(claims.values())
