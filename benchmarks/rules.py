@@ -1,56 +1,73 @@
-"""How many pairs of a world the oracle's checks order as the simulated annotators did, by the weights of the checks.
+"""What a verifier would give that sees everything and sums it up by a rule: pairs in the annotators' order, and costs.
 
     python -m benchmarks.rules runs/claims/worlds/seed0 [more worlds]
 
-It is the ceiling of a verifier that sees everything and sums it up by such a rule. `equal` is the rule of the simulated
-teachers, from whom the cold start learns to score; the annotators have weights of their own, and dislike copies.
+`teachers`: all checks alike, and 0 for a copy: what the cold start is taught. `annotators`: with their costs, and 0 for
+a copy. `weighted`: the aggregation of that name. Costs: points that an unmet check takes away, copies left out.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edit_r1.data.gold import truth_of
 from edit_r1.data.store import JudgedPair, read_pairs
+from edit_r1.evaluation.costs import score_costs
 from edit_r1.evaluation.metrics import tie_half
 from edit_r1.evaluation.verifier import scored_pair
-from edit_r1.records import Edit
+from edit_r1.records import Check, Edit, Provenance, Verdict
 from edit_r1.stages import TEST_PAIRS
 from edit_r1.world.annotators import COST
 from edit_r1.world.principles import WEIGHT
 
-RULES = {"equal": dict.fromkeys(WEIGHT, 1.0), "weighted": WEIGHT, "annotators": COST}
 
+@dataclass(frozen=True)
+class Rule:
+    """Weights of the checks by category, and whether a copy is worth nothing."""
 
-def score(edit: Edit, truth: str, weights: dict[str, float]) -> float:
-    """Weighted share of the principles that are met in truth."""
-    findings = truth_of(edit, truth).findings
-    each = [weights[principle.category] for principle in edit.task.principles]
-    return sum(w for w, finding in zip(each, findings, strict=True) if finding.met) / sum(each)
+    weights: Mapping[str, float]
+    refuses_copies: bool = True
 
-
-def ordered(pairs: list[JudgedPair], weights: dict[str, float]) -> float:
-    """Share of the pairs in the preferred order, ties half."""
-    return tie_half(
-        [
-            scored_pair(
-                pair,
-                score(pair.preference.first, pair.first_truth, weights),
-                score(pair.preference.second, pair.second_truth, weights),
-            )
-            for pair in pairs
+    def judge(self, edit: Edit, truth: str) -> tuple[Verdict, bool]:
+        """The true checks with the rule's score, and whether the edit is a copy."""
+        found = truth_of(edit, truth)
+        checks = [
+            Check(principle, finding.met, "")
+            for principle, finding in zip(edit.task.principles, found.findings, strict=True)
         ]
-    )
+        each = [self.weights[check.principle.category] for check in checks]
+        share = sum(w for w, check in zip(each, checks, strict=True) if check.met) / sum(each)
+        score = 0.0 if found.noop and self.refuses_copies else 10 * share
+        return Verdict(tuple(checks), score, "", Provenance("the oracle", "", "", "", 0)), found.noop
 
 
-def main(worlds: list[str]) -> None:
-    """Print a line for each world."""
-    sys.stdout.write(f"{'world':32s} {'pairs':>6s} " + " ".join(f"{name:>10s}" for name in RULES) + "\n")
+RULES = {
+    "teachers": Rule(dict.fromkeys(WEIGHT, 1.0)),
+    "annotators": Rule(COST),
+    "weighted": Rule(WEIGHT, refuses_copies=False),
+}
+
+
+def measure(rule: Rule, pairs: Sequence[JudgedPair]) -> str:
+    """Share of the pairs in the preferred order, ties half, and the costs."""
+    judged = [
+        (rule.judge(p.preference.first, p.first_truth), rule.judge(p.preference.second, p.second_truth)) for p in pairs
+    ]
+    ordered = tie_half([scored_pair(p, a.score, b.score) for p, ((a, _), (b, _)) in zip(pairs, judged, strict=True)])
+    costs = score_costs(verdict for both in judged for verdict, copy in both if not copy)
+    shown = "unknown" if costs is None else ", ".join(f"{name} {cost:.2f}" for name, cost in costs.items())
+    return f"{ordered:7.1%}   {shown}"
+
+
+def main(worlds: Sequence[str]) -> None:
+    """Print a line for each world and rule."""
     for world in worlds:
         pairs = list(read_pairs(Path(world) / TEST_PAIRS))
-        found = " ".join(f"{ordered(pairs, weights):10.1%}" for weights in RULES.values())
-        sys.stdout.write(f"{world:32s} {len(pairs):6d} {found}\n")
+        for name, rule in RULES.items():
+            sys.stdout.write(f"{world}  {name:10s} {measure(rule, pairs)}\n")
 
 
 if __name__ == "__main__":

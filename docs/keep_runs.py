@@ -16,8 +16,6 @@ from typing import Any
 from edit_r1.evaluation.rows import read_rows, write_rows
 
 ROOT = Path(__file__).parents[1]
-TABLES = {"sanity": "sanity", "calibration": "calibration", "verifier": "variants"}
-"""The file that a run of each kind has, and the table for it."""
 
 
 def sanity(run: Path) -> dict[str, Any]:
@@ -37,22 +35,24 @@ def calibration(run: Path) -> dict[str, Any]:
 def variant(run: Path) -> dict[str, Any]:
     """What was measured of a verifier, and how it was trained, from the first command to the last."""
     found = _read(run / "verifier.json")
-    names = {"stages": "test", "heldout": "heldout", "by_checks": "by_checks", "costs": "costs"}
+    names = {"stages": "test", "heldout": "heldout", "weighted_tie_half": "weighted_tie_half", "costs": "costs"}
     made_by = trained(Path(_read(run / "config.json")["inputs"]["models"]["verifier"]))
     return {name: found[key].get("verifier") for key, name in names.items()} | {"trained_by": made_by}
 
 
 def trained(model: Path) -> list[str]:
-    """The commands that led to a model folder, as far as their runs are there."""
+    """The commands that led to a model folder, as far as their runs are there and were made by commands."""
     run = model.parent if model.name == "model" else model
     if not (run / "environment.json").exists():
         return []
     start = _read(run / "config.json")["inputs"].get("model")
     before = trained(Path(start)) if start else []
-    return [*before, " ".join(_read(run / "environment.json")["command"])]
+    command = " ".join(_read(run / "environment.json")["command"])
+    return [*before, command] if command.startswith("edit-r1") else before
 
 
-READ = {"sanity": sanity, "calibration": calibration, "verifier": variant}
+TABLES = {"sanity": ("sanity", sanity), "calibration": ("calibration", calibration), "verifier": ("variants", variant)}
+"""The file that a run of each kind has, the table for it, and how it is read."""
 
 
 def row(run: Path, kind: str) -> dict[str, Any]:
@@ -60,8 +60,10 @@ def row(run: Path, kind: str) -> dict[str, Any]:
     inputs, made = _read(run / "config.json")["inputs"], _read(run / "environment.json")
     model: str = inputs["models"]["verifier"] if kind == "verifier" else inputs["model"]
     return {
-        "verifier": "the shipped base" if model.endswith("assets/verifier") else model.removesuffix("/model"),
-        **READ[kind](run),
+        "verifier": "the shipped base"
+        if model == "None" or model.endswith("assets/verifier")
+        else model.removesuffix("/model"),
+        **TABLES[kind][1](run),
         "commit": made["commit"] + ("+changes" if made["changed"] else ""),
         "command": " ".join(made["command"]),
     }
@@ -73,7 +75,7 @@ def _read(file: Path) -> Any:
 
 def main(runs: Sequence[Path], results: Path) -> None:
     """Add the runs to their tables."""
-    for kind, name in TABLES.items():
+    for kind, (name, _) in TABLES.items():
         new = {made["verifier"]: made for made in (row(run, kind) for run in runs if (run / f"{kind}.json").exists())}
         old = {made["verifier"]: made for made in read_rows(results / f"{name}.json")}
         if new:

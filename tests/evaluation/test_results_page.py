@@ -162,7 +162,7 @@ def test_variants_are_kept_with_all_commands_that_led_to_them(tmp_path: Path, mo
         "verifier": {
             "stages": {"verifier": split},
             "heldout": {"verifier": split | kinds},
-            "by_checks": {"verifier": 0.9},
+            "weighted_tie_half": {"verifier": 0.9},
             "costs": {"verifier": None},
         },
     }

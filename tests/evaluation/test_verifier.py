@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +76,38 @@ def test_a_perfect_verifier_is_measured_as_perfect(tmp_path: Path, monkeypatch: 
     assert result["heldout"]["gcpo"]["pairs"] == 4
     for example in result["examples"]:
         assert all((tmp_path / "out" / example[key]).is_file() for key in ("source", "first", "second"))
+
+
+def test_checks_are_told_from_the_score_that_sums_them_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """True checks under scores turned upside down: no pair is right by the score, most are by the checks."""
+    data = tiny_world(tmp_path)
+    pairs = list(read_pairs(data / TEST_PAIRS))
+    texts = {key: re.sub(r"<score> (.*) </score>", _upside_down, text) for key, text in answers(data).items()}
+    scripted(monkeypatch, texts)
+    shown = evaluation.run(CONFIG, data=data, model=tmp_path, out=tmp_path / "out", seed=0, resume=False)
+    result = VerifierResult.model_validate_json((tmp_path / "out" / "verifier.json").read_text())
+    assert result.stages["verifier"].pairwise_accuracy == 0.0
+    right = 0.0
+    for pair in pairs:
+        first, second = (
+            sum(
+                principle.weight
+                for principle, met in zip(edit.task.principles, gold_checks(edit, truth), strict=True)
+                if met
+            )
+            for edit, truth in (
+                (pair.preference.first, pair.first_truth),
+                (pair.preference.second, pair.second_truth),
+            )
+        )
+        right += 0.5 if first == second else float((first > second) == (pair.preference.choice == "first"))
+    assert result.weighted_tie_half["verifier"] == pytest.approx(right / len(pairs))
+    assert right / len(pairs) > 0.5
+    assert f"by its checks alone     {right / len(pairs):.1%}" in shown
+
+
+def _upside_down(score: re.Match[str]) -> str:
+    return f"<score> {10 - float(score[1])} </score>"
 
 
 def test_faults_in_an_editors_own_edits_are_counted_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import get_args
@@ -55,6 +56,28 @@ def test_hard_questions_are_asked_and_their_answers_fit(tmp_path: Path) -> None:
         pictured += row["images"] != [task.source, judged.edit.image]
     assert longer > len(rows) / 3
     assert longer + pictured > 0.8 * len(rows)  # a copy is not exchanged
+
+
+def test_other_questions_are_asked_and_answered(tmp_path: Path) -> None:
+    """Every text answers the questions of its own prompt; none of a task's list of principles is left as it was.
+
+    Teachers that weigh as annotators do write other scores.
+    """
+    edits = list(read_edits(tiny_world(tmp_path) / EDITS))
+    config = ColdStartConfig(hard_share=0, question_share=1)
+    rows = list(cold_start.selected_traces(edits, config, 0, Counter()))
+    for row, judged in zip(rows, edits, strict=True):
+        prompt, text = (row[key][0]["content"] for key in ("prompt", "completion"))
+        questions = [line.split("] ", 1)[1] for line in prompt.splitlines() if re.match(r"\[\d+\] ", line)]
+        assert questions != [principle.question for principle in judged.edit.task.principles]
+        assert len(re.findall(r"=> (?:yes|no)", text)) == len(questions) >= 3
+    weighted = config.model_copy(update={"question_share": None, "teacher_weights": "annotators"})
+    alike = config.model_copy(update={"question_share": None})
+    texts = [
+        [row["completion"][0]["content"] for row in cold_start.selected_traces(edits, one, 0, Counter())]
+        for one in (weighted, alike)
+    ]
+    assert texts[0] != texts[1]
 
 
 def test_every_form_of_a_text_holds_its_part(tmp_path: Path) -> None:

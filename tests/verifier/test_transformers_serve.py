@@ -62,7 +62,8 @@ def _wait(server: subprocess.Popen[bytes], health: str, log: Path) -> None:
             if httpx.get(health).is_success:
                 return
         except httpx.TransportError:
-            time.sleep(0.5)
+            pass
+        time.sleep(0.5)
     pytest.fail(f"no server after {_PATIENCE} s:\n{log.read_text()}")
 
 

@@ -27,7 +27,8 @@ def verifier(
     out: Out = Path("runs/pretrain_verifier"),
     resume: Resume = False,
     model: Annotated[
-        Path | None, typer.Option("--model", metavar="FOLDER", help="A base to go on from; from nothing by default.")
+        Path | None,
+        typer.Option("--model", metavar="FOLDER", help="A base to go on from, of any size; from nothing by default."),
     ] = None,
 ) -> None:
     """Train the tiny verifier base: it learns to see, then to compare."""

@@ -224,7 +224,7 @@ class Harness:
                 written = trace_tokens(trained.model, [trace.verdict for trace in traces])
                 if inquiry.checklist:
                     by_checks = tie_half(checked_pairs(pairs, answers))
-                    costs = score_costs(trace.verdict for trace in traces)
+                    costs = score_costs(trace.verdict for trace in traces if not trace.copy)
             kinds = heldout_kinds(pairs, scored) if split == "heldout" else {}
             measured = {"split": split, **metrics.to_json(), "weighted_tie_half": by_checks, "costs": costs, **kinds}
             found.append(measured | {"trace_tokens": written})

@@ -20,7 +20,9 @@ def score_costs(verdicts: Iterable[Verdict | Failure]) -> Costs | None:
     """Points of 10 that each unmet check takes away: least squares of `score = a - sum of cost[c] * unmet[c]`.
 
     Returns:
-        A cost for each category; None where the traces do not tell them apart (too few, or a category always met).
+        A cost for each category; None where the traces do not tell them apart: too few, or a category that is always
+        met or has no check. What is not linear in the counts is charged to the checks that come with it: leave copies
+        out, which earn nothing whatever is met (paper section 1).
     """
     read = [verdict for verdict in verdicts if isinstance(verdict, Verdict)]
     rows = [

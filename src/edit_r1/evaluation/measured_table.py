@@ -106,9 +106,8 @@ def variants_table(rows: Sequence[Row]) -> str:
     for variant, found in groupby(sorted(rows, key=name), name):
         those = list(found)
         test, held = ([row[split] for row in those] for split in ("test", "heldout"))
-        alone = [{"by_checks": row["by_checks"]} for row in those]
         kinds = ("category_tie_half", "pairing_tie_half", "fault_tie_half")
-        shown = [percent(test, "tie_half"), percent(alone, "by_checks"), percent(test, "check_accuracy")]
+        shown = [percent(test, "tie_half"), percent(those, "weighted_tie_half"), percent(test, "check_accuracy")]
         lines.append([variant, str(len(those)), *shown, *(percent(held, kind) for kind in kinds)])
     head = ["variant", "seeds", "ties half", "ties half, by checks", "true checks"]
     return table([*head, "held-out category", "pairing", "fault"], lines)

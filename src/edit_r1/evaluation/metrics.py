@@ -61,11 +61,13 @@ class JudgedTrace:
     """One trace of a verifier and the true answer to each of its principles, in the order of `verdict.checks`.
 
     `truth` is None where nobody knows: such checks are not counted. `sampled`: the edit is an editor's own, not drawn.
+    `copy`: it shows the source's scene again, as far as anybody knows.
     """
 
     verdict: Verdict | Failure
     truth: tuple[bool, ...] | None
     sampled: bool = False
+    copy: bool = False
 
 
 @dataclass(frozen=True)

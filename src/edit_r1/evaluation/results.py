@@ -90,7 +90,7 @@ class VerifierResult(_Record):
     confusion: dict[str, dict[str, Confusion]] = Field(default_factory=dict)
     sampled: dict[str, dict[str, Confusion]] = Field(default_factory=dict)
     """The same of an editor's own edits alone."""
-    by_checks: dict[str, float] = Field(default_factory=dict)
+    weighted_tie_half: dict[str, float] = Field(default_factory=dict)
     """`tie_half` of the weighted share of met checks in place of the score."""
     costs: dict[str, dict[PrincipleCategory, float] | None] = Field(default_factory=dict)
     """Points that an unmet check costs (`costs.score_costs`)."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edit_r1 import assets
-from edit_r1.data.gold import gold_checks
+from edit_r1.data.gold import gold_checks, truth_of
 from edit_r1.data.store import JudgedPair, read_pairs
 from edit_r1.evaluation.answers import Answer, Answers, Inquiry, ask, read_answers
 from edit_r1.evaluation.costs import score_costs
@@ -35,7 +35,7 @@ from edit_r1.runs.run import Run
 from edit_r1.stages import HELDOUT_PAIRS, SAMPLED, TEST_PAIRS, EvaluateConfig
 from edit_r1.verifier.aggregation import reduce_scores
 
-_TABLES = ("stages", "heldout", "by_category", "confusion", "sampled", "by_checks", "costs", "failures")
+_TABLES = ("stages", "heldout", "by_category", "confusion", "sampled", "weighted_tie_half", "costs", "failures")
 
 
 def judged_traces(pairs: Sequence[JudgedPair], answers: Sequence[Answers]) -> Iterator[JudgedTrace]:
@@ -46,10 +46,12 @@ def judged_traces(pairs: Sequence[JudgedPair], answers: Sequence[Answers]) -> It
             (pair.preference.second, pair.second_truth, answer.second),
         )
         for edit, truth, said in sides:
-            gold = tuple(gold_checks(edit, truth)) if truth else None
+            known = truth_of(edit, truth) if truth else None
+            gold = tuple(finding.met for finding in known.findings) if known else None
             for verdict in said.verdicts:
                 checked = isinstance(verdict, Verdict) and verdict.checks
-                yield JudgedTrace(verdict, gold if checked else (), edit.editor.startswith(SAMPLED))
+                sampled, copy = edit.editor.startswith(SAMPLED), bool(known and known.noop)
+                yield JudgedTrace(verdict, gold if checked else (), sampled, copy)
 
 
 def scored_pair(pair: JudgedPair, first: float | None, second: float | None) -> ScoredPair:
@@ -171,8 +173,8 @@ def evaluate(
         result["by_category"][name] = pairs_by_category(scored)
         result["confusion"][name] = _confusion(traces)
         result["sampled"][name] = _confusion([trace for trace in traces if trace.sampled])
-        result["by_checks"][name] = tie_half(checked_pairs(pairs[: main.count], stages[name]))
-        result["costs"][name] = score_costs(trace.verdict for trace in traces)
+        result["weighted_tie_half"][name] = tie_half(checked_pairs(pairs[: main.count], stages[name]))
+        result["costs"][name] = score_costs(trace.verdict for trace in traces if not trace.copy)
         result["failures"][name] = failure_counts(trace.verdict for trace in traces)
     for name, those in kinds.items():
         judged = heldout[: those.count]
@@ -198,14 +200,14 @@ def run(config: EvaluateConfig, *, data: Path, model: Path | None, out: Path, se
     low, high = found["ci95"]
     seen = (sum(tables["verifier"].values(), Confusion()).faults_seen for tables in (result.confusion, result.sampled))
     checks, faults, own = ("unknown" if x is None else f"{x:.1%}" for x in (found["check_accuracy"], *seen))
-    costs = result.costs["verifier"]
+    costs, alone = result.costs.get("verifier"), result.weighted_tie_half.get("verifier")
     price = ", ".join(f"{name} {cost:.1f}" for name, cost in costs.items()) + " points" if costs else "unknown"
     return "\n".join(
         (
             f"{found['pairs']} held-out pairs, {found['traces']} traces an edit",
             f"in the preferred order  {found['pairwise_accuracy']:.1%} (95%: {low:.1%} to {high:.1%})",
             f"undecided               {found['tie_rate']:.1%}; counted as half right: {found['tie_half']:.1%}",
-            f"by its checks alone     {result.by_checks['verifier']:.1%} of them",
+            f"by its checks alone     {'unknown' if alone is None else f'{alone:.1%}'}, ties half right",
             f"true checks             {checks}",
             f"faults seen             {faults}; in an editor's own edits: {own}",
             f"an unmet check costs    {price}",

@@ -59,7 +59,8 @@ class ColdStartConfig(SftConfig):
     question_share: float | None = Field(default=None, ge=0, le=1)
     """Share of the other edits that are asked about what follows from no instruction, so that questions are read.
 
-    Without it the verifier answers by a principle's place in the list, and fails on new kinds (docs/claims.md).
+    Without it the verifier answers by a principle's place in the list, and fails on a new category (docs/claims.md).
+    It needs a base that was asked such questions too (`pretrain_verifier.questions`).
     """
     teacher_weights: Literal["annotators"] | None = None
     """How simulated teachers weigh the checks in their scores: all alike by default, as the annotators do not.

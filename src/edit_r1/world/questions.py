@@ -19,7 +19,7 @@ from edit_r1.world.scene import ATTRIBUTES, FRAME, Scene, pick, sample_thing
 
 ValueT = TypeVar("ValueT")
 
-_TRUE = 0.5  # share of the questions for a value that name the one that is shown
+_TRUE = 0.5  # share of the questions for a value that surely name the one that is shown; the others name any
 _EMPTY = 0.2  # share of the questions for a cell that ask whether it is empty
 
 
