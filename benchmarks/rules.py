@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edit_r1.data.gold import truth_of
 from edit_r1.data.store import JudgedPair, read_pairs
 from edit_r1.evaluation.costs import score_costs
-from edit_r1.evaluation.metrics import tie_half
+from edit_r1.evaluation.metrics import JudgedTrace, tie_half
 from edit_r1.evaluation.verifier import scored_pair
 from edit_r1.records import Check, Edit, Provenance, Verdict
 from edit_r1.stages import TEST_PAIRS
+from edit_r1.verifier.aggregation import share_met
 from edit_r1.world.annotators import COST
 from edit_r1.world.principles import WEIGHT
 
@@ -34,14 +35,13 @@ class Rule:
     def judge(self, edit: Edit, truth: str) -> tuple[Verdict, bool]:
         """The true checks with the rule's score, and whether the edit is a copy."""
         found = truth_of(edit, truth)
-        checks = [
-            Check(principle, finding.met, "")
+        checks = tuple(
+            Check(replace(principle, weight=self.weights[principle.category]), finding.met, "")
             for principle, finding in zip(edit.task.principles, found.findings, strict=True)
-        ]
-        each = [self.weights[check.principle.category] for check in checks]
-        share = sum(w for w, check in zip(each, checks, strict=True) if check.met) / sum(each)
-        score = 0.0 if found.noop and self.refuses_copies else 10 * share
-        return Verdict(tuple(checks), score, "", Provenance("the oracle", "", "", "", 0)), found.noop
+        )
+        verdict = Verdict(checks, 0.0, "", Provenance("the oracle", "", "", "", 0))
+        refused = found.noop and self.refuses_copies
+        return verdict if refused else replace(verdict, score=10 * share_met(verdict)), found.noop
 
 
 RULES = {
@@ -57,7 +57,7 @@ def measure(rule: Rule, pairs: Sequence[JudgedPair]) -> str:
         (rule.judge(p.preference.first, p.first_truth), rule.judge(p.preference.second, p.second_truth)) for p in pairs
     ]
     ordered = tie_half([scored_pair(p, a.score, b.score) for p, ((a, _), (b, _)) in zip(pairs, judged, strict=True)])
-    costs = score_costs(verdict for both in judged for verdict, copy in both if not copy)
+    costs = score_costs([JudgedTrace(verdict, None, copy=copy) for both in judged for verdict, copy in both])
     shown = "unknown" if costs is None else ", ".join(f"{name} {cost:.2f}" for name, cost in costs.items())
     return f"{ordered:7.1%}   {shown}"
 

@@ -35,9 +35,9 @@ def calibration(run: Path) -> dict[str, Any]:
 def variant(run: Path) -> dict[str, Any]:
     """What was measured of a verifier, and how it was trained, from the first command to the last."""
     found = _read(run / "verifier.json")
-    names = {"stages": "test", "heldout": "heldout", "weighted_tie_half": "weighted_tie_half", "costs": "costs"}
+    numbers = {key: found[key]["verifier"] for key in ("heldout", "weighted_tie_half", "costs", "copy_score")}
     made_by = trained(Path(_read(run / "config.json")["inputs"]["models"]["verifier"]))
-    return {name: found[key].get("verifier") for key, name in names.items()} | {"trained_by": made_by}
+    return {"test": found["stages"]["verifier"], **numbers, "trained_by": made_by}
 
 
 def trained(model: Path) -> list[str]:

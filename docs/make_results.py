@@ -144,7 +144,7 @@ the trace (`confident`), and the checks.
 {calibration}
 
 What an unmet check costs in the written score, in points (least squares over all traces of `test`, but for copies of
-the source):
+the source), and what a copy earns, which to teachers and annotators is worth 0:
 
 {costs}
 

@@ -28,6 +28,7 @@ def row(
         "pairwise_accuracy": half - 0.01, "check_accuracy": None if arm == "direct" else 0.9,
         "weighted_tie_half": None if arm == "direct" else half + 0.02,
         "costs": None if arm == "direct" else {"follow": 3.0, "keep": half, "quality": 0.5},
+        "copy_score": None if seed == 2 else 4.0 + seed,
         "train_flops": 2e12, "trace_tokens": 80.0,
         "category_tie_half": None, "pairing_tie_half": None, "fault_tie_half": None,
     }  # fmt: skip
@@ -72,10 +73,10 @@ def test_tables_show_what_is_there() -> None:
 
 
 def test_costs_are_averaged_and_set_against_quality() -> None:
-    """Three seeds of 3, 0.8 and 0.5 points: 6 : 1.6 : 1; who has no checks has no line."""
+    """Three seeds of 3, 0.8 and 0.5 points: 6 : 1.6 : 1, copies 4 and 5 (none on seed 2); no checks, no line."""
     assert costs_table(ROWS).splitlines()[2:] == [
-        "| m | cold_start | 3 | 3.00 | 0.80 | 0.50 | 6.0 : 1.6 : 1.0 |",
-        "| m | gcpo | 1 | 3.00 | 0.85 | 0.50 | 6.0 : 1.7 : 1.0 |",
+        "| m | cold_start | 3 | 3.00 | 0.80 | 0.50 | 6.0 : 1.6 : 1.0 | 4.50 |",
+        "| m | gcpo | 1 | 3.00 | 0.85 | 0.50 | 6.0 : 1.7 : 1.0 | 4.00 |",
     ]
 
 

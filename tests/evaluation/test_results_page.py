@@ -164,6 +164,7 @@ def test_variants_are_kept_with_all_commands_that_led_to_them(tmp_path: Path, mo
             "heldout": {"verifier": split | kinds},
             "weighted_tie_half": {"verifier": 0.9},
             "costs": {"verifier": None},
+            "copy_score": {"verifier": None},
         },
     }
     write(Path("evaluation"), evaluation)

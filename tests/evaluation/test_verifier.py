@@ -103,6 +103,15 @@ def test_checks_are_told_from_the_score_that_sums_them_up(tmp_path: Path, monkey
         right += 0.5 if first == second else float((first > second) == (pair.preference.choice == "first"))
     assert result.weighted_tie_half["verifier"] == pytest.approx(right / len(pairs))
     assert right / len(pairs) > 0.5
+    copies = [
+        truth_of(edit, truth).noop
+        for pair in pairs
+        for edit, truth in (
+            (pair.preference.first, pair.first_truth),
+            (pair.preference.second, pair.second_truth),
+        )
+    ]
+    assert result.copy_score["verifier"] == (10.0 if any(copies) else None)  # 0 turned upside down
     assert f"by its checks alone     {right / len(pairs):.1%}" in shown
 
 

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from tests.training.tiny_run import tiny_verifier
 
 from edit_r1.records import Provenance, Verdict
 from edit_r1.stages import PretrainVerifierConfig
 from edit_r1.training import pretrain_verifier
 from edit_r1.training.pretrain_verifier import lessons, scrambled, tally
+from edit_r1.verifier.tiny import load_verifier_model
 from edit_r1.verifier.trace import parse_trace
 from edit_r1.world.scene import HELDOUT_PAIRING, STYLES
 from edit_r1.world.tasks import generator, sample_task
@@ -78,3 +81,15 @@ def test_the_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = Counter(kinds[400:])
     for kind, share in {"describe": 0.2, "compare": 0.15, "tally": 0.2, "questions": 0.15, "observe": 0.3}.items():
         assert counts[kind] == pytest.approx(3600 * share, abs=4 * (3600 * share * (1 - share)) ** 0.5)
+
+
+def test_a_base_goes_on_from_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a rate of almost nothing the weights stay those of the given base, of its own size."""
+    monkeypatch.setattr(pretrain_verifier, "shipped_editor", lambda: None)  # its edits are drawn instead
+    monkeypatch.setattr(pretrain_verifier, "exact_match", lambda *_: {})
+    start, out = tiny_verifier(tmp_path), tmp_path / "base"
+    config = PretrainVerifierConfig(steps=1, batch_size=2, editor_edits=2, learning_rate=1e-12, weight_decay=0.0)
+    pretrain_verifier.run(config, out=out, seed=0, resume=False, model=start)
+    before, after = (load_verifier_model(folder)[0].state_dict() for folder in (start, out / "model"))
+    assert before.keys() == after.keys()
+    assert all(torch.allclose(before[name], after[name], atol=1e-9) for name in before)

@@ -34,7 +34,7 @@ from edit_r1.data.store import JudgedPair, read_edits, read_pairs
 from edit_r1.errors import UserError
 from edit_r1.evaluation.answers import Inquiry, ask, read_answers, trace_tokens
 from edit_r1.evaluation.claims_plan import BARE, CLAIM, NO_CHECKLIST, Job, collect, fit
-from edit_r1.evaluation.costs import score_costs
+from edit_r1.evaluation.costs import copy_score, score_costs
 from edit_r1.evaluation.heldout import heldout_kinds
 from edit_r1.evaluation.metrics import ScoredPair, tie_half, verifier_metrics
 from edit_r1.evaluation.rows import Row, made_by
@@ -210,7 +210,7 @@ class Harness:
         ):
             count = min(most, config.base_pairs) if job.arm == "base" else most
             pairs = list(islice(read_pairs(data / name), count))
-            written, by_checks, costs = 0.0, None, None
+            written, by_checks, costs, copies = 0.0, None, None, None
             if job.arm == "bt_head":
                 scored = _judged(trained.model, pairs)
                 metrics = verifier_metrics(scored, [], traces_per_edit=0)
@@ -224,10 +224,10 @@ class Harness:
                 written = trace_tokens(trained.model, [trace.verdict for trace in traces])
                 if inquiry.checklist:
                     by_checks = tie_half(checked_pairs(pairs, answers))
-                    costs = score_costs(trace.verdict for trace in traces if not trace.copy)
+                    costs, copies = score_costs(traces), copy_score(traces)
             kinds = heldout_kinds(pairs, scored) if split == "heldout" else {}
-            measured = {"split": split, **metrics.to_json(), "weighted_tie_half": by_checks, "costs": costs, **kinds}
-            found.append(measured | {"trace_tokens": written})
+            counts = {"weighted_tie_half": by_checks, "costs": costs, "copy_score": copies}
+            found.append({"split": split, **metrics.to_json(), **counts, **kinds, "trace_tokens": written})
         return found
 
 

@@ -110,15 +110,17 @@ def arms_table(rows: Sequence[Row]) -> str:
 
 
 def costs_table(rows: Sequence[Row]) -> str:
-    """What an unmet check of each category costs in the written score: means over seeds, in points of 10."""
+    """What an unmet check of each category costs in the written score and a copy earns: means over seeds, in points."""
     lines: list[list[str]] = []
     for size, arm in product(SIZES, ARMS):
         found = chosen(rows, arm=arm, size=size, split="test", label_noise=NOISE)
         if costs := [row["costs"] for row in found if row["costs"] is not None]:
             means = [statistics.fmean(one[name] for one in costs) for name in PRINCIPLE_CATEGORIES]
             relative = " : ".join(f"{mean / means[-1]:.1f}" for mean in means)
-            lines.append([size, arm, str(len(costs)), *(f"{mean:.2f}" for mean in means), relative])
-    return table(["size", "arm", "seeds", *PRINCIPLE_CATEGORIES, "relative to quality"], lines)
+            copies = [row["copy_score"] for row in found if row["copy_score"] is not None]
+            earned = f"{statistics.fmean(copies):.2f}" if copies else "–"
+            lines.append([size, arm, str(len(costs)), *(f"{mean:.2f}" for mean in means), relative, earned])
+    return table(["size", "arm", "seeds", *PRINCIPLE_CATEGORIES, "relative to quality", "a copy earns"], lines)
 
 
 _KINDS = {

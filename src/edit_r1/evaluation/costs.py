@@ -1,30 +1,33 @@
-"""What the written score counts: the points that an unmet check costs, by category of principles.
+"""What the written score counts: the points that an unmet check costs, by category of principles, and a copy earns.
 
-A verifier's score is its own, "not just the mean" of its checks (paper section 1). Fitted over many traces, the costs
-say in three numbers what it has learnt to punish, whoever taught it.
+A verifier's score is its own, "not just the mean" of its checks, and 0 for a copy of the source (paper section 1).
+Over many traces these numbers say what it has learnt to punish, whoever taught it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from statistics import fmean
 
 import numpy as np
 
-from edit_r1.evaluation.metrics import PRINCIPLE_CATEGORIES
-from edit_r1.records import Failure, PrincipleCategory, Verdict
+from edit_r1.evaluation.metrics import PRINCIPLE_CATEGORIES, JudgedTrace
+from edit_r1.records import PrincipleCategory, Verdict
 
 Costs = dict[PrincipleCategory, float]
 
 
-def score_costs(verdicts: Iterable[Verdict | Failure]) -> Costs | None:
+def score_costs(traces: Sequence[JudgedTrace]) -> Costs | None:
     """Points of 10 that each unmet check takes away: least squares of `score = a - sum of cost[c] * unmet[c]`.
+
+    Copies are left out: what they earn does not depend on what is met. Where nobody knows which edits are copies, their
+    zeros are charged to the checks that they fail.
 
     Returns:
         A cost for each category; None where the traces do not tell them apart: too few, or a category that is always
-        met or has no check. What is not linear in the counts is charged to the checks that come with it: leave copies
-        out, which earn nothing whatever is met (paper section 1).
+        met or has no check.
     """
-    read = [verdict for verdict in verdicts if isinstance(verdict, Verdict)]
+    read = [trace.verdict for trace in traces if isinstance(trace.verdict, Verdict) and not trace.copy]
     rows = [
         [1.0, *(-sum(not c.met for c in v.checks if c.principle.category == name) for name in PRINCIPLE_CATEGORIES)]
         for v in read
@@ -35,3 +38,9 @@ def score_costs(verdicts: Iterable[Verdict | Failure]) -> Costs | None:
     if rank < len(found):
         return None
     return {name: float(cost) for name, cost in zip(PRINCIPLE_CATEGORIES, found[1:], strict=True)}
+
+
+def copy_score(traces: Sequence[JudgedTrace]) -> float | None:
+    """Mean score that the readable traces give to copies of the source; None where there is none."""
+    scores = [trace.verdict.score for trace in traces if isinstance(trace.verdict, Verdict) and trace.copy]
+    return fmean(scores) if scores else None

@@ -94,6 +94,8 @@ class VerifierResult(_Record):
     """`tie_half` of the weighted share of met checks in place of the score."""
     costs: dict[str, dict[PrincipleCategory, float] | None] = Field(default_factory=dict)
     """Points that an unmet check costs (`costs.score_costs`)."""
+    copy_score: dict[str, float | None] = Field(default_factory=dict)
+    """Mean score of copies of the source (`costs.copy_score`)."""
     failures: dict[str, dict[str, int]] = Field(default_factory=dict)
     examples: tuple[PairExample, ...] = ()
 

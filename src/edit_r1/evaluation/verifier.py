@@ -15,7 +15,7 @@ from edit_r1 import assets
 from edit_r1.data.gold import gold_checks, truth_of
 from edit_r1.data.store import JudgedPair, read_pairs
 from edit_r1.evaluation.answers import Answer, Answers, Inquiry, ask, read_answers
-from edit_r1.evaluation.costs import score_costs
+from edit_r1.evaluation.costs import copy_score, score_costs
 from edit_r1.evaluation.heldout import heldout_kinds
 from edit_r1.evaluation.metrics import (
     Confusion,
@@ -35,7 +35,9 @@ from edit_r1.runs.run import Run
 from edit_r1.stages import HELDOUT_PAIRS, SAMPLED, TEST_PAIRS, EvaluateConfig
 from edit_r1.verifier.aggregation import reduce_scores
 
-_TABLES = ("stages", "heldout", "by_category", "confusion", "sampled", "weighted_tie_half", "costs", "failures")
+_TABLES = (
+    "stages", "heldout", "by_category", "confusion", "sampled", "weighted_tie_half", "costs", "copy_score", "failures",
+)  # fmt: skip
 
 
 def judged_traces(pairs: Sequence[JudgedPair], answers: Sequence[Answers]) -> Iterator[JudgedTrace]:
@@ -174,7 +176,8 @@ def evaluate(
         result["confusion"][name] = _confusion(traces)
         result["sampled"][name] = _confusion([trace for trace in traces if trace.sampled])
         result["weighted_tie_half"][name] = tie_half(checked_pairs(pairs[: main.count], stages[name]))
-        result["costs"][name] = score_costs(trace.verdict for trace in traces if not trace.copy)
+        result["costs"][name] = score_costs(traces)
+        result["copy_score"][name] = copy_score(traces)
         result["failures"][name] = failure_counts(trace.verdict for trace in traces)
     for name, those in kinds.items():
         judged = heldout[: those.count]
@@ -200,7 +203,8 @@ def run(config: EvaluateConfig, *, data: Path, model: Path | None, out: Path, se
     low, high = found["ci95"]
     seen = (sum(tables["verifier"].values(), Confusion()).faults_seen for tables in (result.confusion, result.sampled))
     checks, faults, own = ("unknown" if x is None else f"{x:.1%}" for x in (found["check_accuracy"], *seen))
-    costs, alone = result.costs.get("verifier"), result.weighted_tie_half.get("verifier")
+    alone, copy = (table.get("verifier") for table in (result.weighted_tie_half, result.copy_score))
+    costs = result.costs.get("verifier")
     price = ", ".join(f"{name} {cost:.1f}" for name, cost in costs.items()) + " points" if costs else "unknown"
     return "\n".join(
         (
@@ -211,6 +215,7 @@ def run(config: EvaluateConfig, *, data: Path, model: Path | None, out: Path, se
             f"true checks             {checks}",
             f"faults seen             {faults}; in an editor's own edits: {own}",
             f"an unmet check costs    {price}",
+            f"a copy earns            {'unknown' if copy is None else f'{copy:.1f} points'}",
             f"unreadable traces       {found['failure_rate']:.1%}",
             f"examples, categories    {out / 'verifier.json'}",
         )
