@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.training.tiny_editor import tiny_editor
 from tests.training.tiny_run import SIZE, WORLD, tiny_verifier
 from typer.testing import CliRunner
 
@@ -33,7 +34,8 @@ def recipe() -> ClaimsRecipe:
         update={
             "claims": ClaimsConfig(seeds=(0,), s=SIZE, l=SIZE, label_noise=(0.0,)),
             "world": WORLD,
-            "pretrain_verifier": whole.pretrain_verifier.model_copy(update={"steps": 1}),
+            "pretrain_verifier": (short := whole.pretrain_verifier.model_copy(update={"steps": 1})),
+            "pretrain_questions": short,
             "cold_start": whole.cold_start.model_copy(update={"steps": 8, "batch_size": 4}),
             "gcpo": whole.gcpo.model_copy(update={"steps": 2, "pairs_per_step": 4, "traces": 4, "max_tokens": 8}),
             "bradley_terry": BradleyTerryConfig(steps=2, pairs_per_step=2),
@@ -104,16 +106,20 @@ def test_every_arm_of_the_middle_size_runs_at_equal_compute(tmp_path: Path, monk
 
 
 def test_other_sizes_are_pretrained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The base of a size is a run of its own, from which its arms start."""
+    """The base of a size is two runs of its own, the second from the first's model; its arms start there."""
     monkeypatch.setattr(claims.pretrain_verifier, "shipped_editor", lambda: None)  # its edits are drawn instead
     monkeypatch.setattr(claims.pretrain_verifier, "exact_match", lambda *_: {})
     small, out = recipe(), tmp_path / "claims"
     short = small.pretrain_verifier.model_copy(update={"editor_edits": 2, "batch_size": 2})
-    harness = Harness(small.model_copy(update={"pretrain_verifier": short}), out)
+    twice = {"pretrain_verifier": short, "pretrain_questions": short.model_copy(update={"questions": 0.4})}
+    harness = Harness(small.model_copy(update=twice), out)
     rows = harness.run(Job("base", "s", 0, 0.1))
     assert [row["split"] for row in rows] == ["test", "heldout"]
     assert rows[0]["failure_rate"] == 1.0
     assert (out / "s" / "base" / "model" / "config.json").is_file()
+    seen, known = ({"seed": 0}, {"seed": 1, "model": str(out / "s" / "seeing" / "model")})
+    inputs = [json.loads((out / "s" / name / "config.json").read_text())["inputs"] for name in ("seeing", "base")]
+    assert inputs == [seen, known]
 
 
 def test_a_wrong_choice_is_one_line(tmp_path: Path) -> None:
@@ -203,7 +209,21 @@ def test_the_settings_of_a_row_are_those_that_it_depends_on() -> None:
     assert changed("bradley_terry.steps=2") == every("bt_head")
     assert changed("trace_dpo.beta=0.2") == every("dpo")
     assert changed("claims.s.hidden=160") == every(*ARMS, sizes="s")
-    assert changed("pretrain_verifier.steps=9") == every(*ARMS, sizes="sl")
+    assert changed("pretrain_verifier.steps=9") == changed("pretrain_questions.steps=9") == every(*ARMS, sizes="sl")
+
+
+def test_the_settings_of_a_row_name_the_shipped_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another shipped verifier is another base of the size m; another editor has other edits in the data of all."""
+    whole = load_recipe(ClaimsRecipe, "claims")
+
+    def digests() -> dict[str, str]:
+        return {size: whole.digest("gcpo", size) for size in ("s", "m", "l")}
+
+    shipped = digests()
+    monkeypatch.setattr(assets, "VERIFIER", tiny_verifier(tmp_path))
+    assert {size for size, found in digests().items() if found != shipped[size]} == {"m"}
+    monkeypatch.setattr(assets, "EDITOR", tiny_editor(tmp_path / "editor"))
+    assert {size for size, found in digests().items() if found != shipped[size]} == {"s", "m", "l"}
 
 
 def test_refills_are_refused_where_compute_is_shared_out() -> None:

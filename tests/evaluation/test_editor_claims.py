@@ -24,6 +24,8 @@ from edit_r1.stages import ClaimsRecipe, EditorClaimsRecipe
 from edit_r1.training import editor_grpo
 from edit_r1.training.editor_rewards import Reward
 
+VERIFIERS = load_recipe(ClaimsRecipe, "claims")
+
 
 def recipe() -> EditorClaimsRecipe:
     """The packaged recipe at a size that proves nothing."""
@@ -77,8 +79,7 @@ def test_rows_of_base_and_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(editor_grpo, "reward_function", lambda found, _: sources.extend(found) or redness)
     results, out = tmp_path / "results" / "editors.json", tmp_path / "editor_claims"
     arguments: dict[str, Any] = {"out": out, "claims_out": tmp_path, "results": results, "seeds": {0}}
-    verifiers = load_recipe(ClaimsRecipe, "claims")
-    editor_claims.run(recipe(), verifiers, **arguments, arms={"base", "gcpo", "direct"})
+    editor_claims.run(recipe(), VERIFIERS, **arguments, arms={"base", "gcpo", "direct"})
     rows = json.loads(results.read_text())
     assert [row["arm"] for row in rows] == ["base", "gcpo", "direct"]
     assert [row["images"] for row in rows] == [0, 8, 8]
@@ -89,18 +90,18 @@ def test_rows_of_base_and_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert rows[1]["confirmed"] is None
     assert {"ci95", "oracle_keep", "oracle_quality", "seconds", "first_alarm", "commit", "command"} <= set(rows[1])
     assert [images for images, _, _ in rows[1]["curve"]] == [0, 4, 8]
-    assert collect(recipe(), out, results) == [Job("clip", 0)]
+    assert collect(recipe(), VERIFIERS, out, results) == [Job("clip", 0)]
     monkeypatch.setattr(Harness, "run", lambda *_: pytest.fail("what is done is not done again"))
-    editor_claims.run(recipe(), verifiers, **arguments, arms={"base", "gcpo", "direct"})
+    editor_claims.run(recipe(), VERIFIERS, **arguments, arms={"base", "gcpo", "direct"})
     assert json.loads(results.read_text()) == rows
 
 
 def test_rows_of_other_seeds_and_arms_stay_in_the_table(tmp_path: Path) -> None:
     """A table that was made for other seeds loses nothing when this recipe writes to it."""
-    base = {"arm": "base", "seed": 0, "settings": recipe().digest("base")}
+    base = {"arm": "base", "seed": 0, "settings": recipe().digest("base", VERIFIERS)}
     results, rows = tmp_path / "editors.json", [{"arm": "gcpo", "seed": 7}, base]
     results.write_text(json.dumps(rows))
-    assert Job("base", 0) not in collect(recipe(), tmp_path, results)
+    assert Job("base", 0) not in collect(recipe(), VERIFIERS, tmp_path, results)
     assert json.loads(results.read_text()) == [rows[1], rows[0]]
 
 
@@ -111,10 +112,25 @@ def test_a_row_of_other_settings_is_none(tmp_path: Path) -> None:
     folder = tmp_path / "gcpo" / "seed0"
     folder.mkdir(parents=True)
     (folder / "row.json").write_text(json.dumps(old))
-    assert Job("gcpo", 0) in collect(recipe(), tmp_path, results)
+    assert Job("gcpo", 0) in collect(recipe(), VERIFIERS, tmp_path, results)
     assert json.loads(results.read_text()) == []
     with pytest.raises(UserError, match="made with other settings of the arm gcpo; move it away"):
-        Harness(recipe(), load_recipe(ClaimsRecipe, "claims"), tmp_path, tmp_path).run(Job("gcpo", 0))
+        Harness(recipe(), VERIFIERS, tmp_path, tmp_path).run(Job("gcpo", 0))
+
+
+def test_a_row_depends_on_its_verifier(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another training of GCPO's verifier is another reward, and another shipped editor another start."""
+    whole = load_recipe(EditorClaimsRecipe, "editor_claims")
+    other = load_recipe(ClaimsRecipe, "claims", ["gcpo.steps=2"])
+
+    def kept(verifiers: ClaimsRecipe) -> dict[str, bool]:
+        return {arm: whole.digest(arm, verifiers) == old[arm] for arm in ("base", "gcpo", "clip", "direct")}
+
+    old = {arm: whole.digest(arm, VERIFIERS) for arm in ("base", *whole.editor_claims.arms)}
+    assert len(set(old.values())) == len(old)
+    assert kept(other) == {"base": False, "gcpo": False, "clip": False, "direct": True}
+    monkeypatch.setattr(assets, "EDITOR", tiny_editor(tmp_path / "editor"))
+    assert not any(kept(VERIFIERS).values())
 
 
 def test_the_confirmed_share_by_hand() -> None:

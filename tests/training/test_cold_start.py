@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tests.training.tiny_run import tiny_verifier, tiny_world
 
-from edit_r1.data.gold import gold_checks
+from edit_r1.data.gold import gold_checks, truth_of
 from edit_r1.data.store import read_edits
 from edit_r1.records import Provenance, Verdict
 from edit_r1.runs.run import Run
@@ -59,9 +59,9 @@ def test_hard_questions_are_asked_and_their_answers_fit(tmp_path: Path) -> None:
 
 
 def test_other_questions_are_asked_and_answered(tmp_path: Path) -> None:
-    """Every text answers the questions of its own prompt; none of a task's list of principles is left as it was.
+    """Every text answers the questions of its own prompt; of a task's list of principles only a copy's is left.
 
-    Teachers that weigh as annotators do write other scores.
+    Without principles there are none to be others. Teachers that weigh as annotators do write other scores.
     """
     edits = list(read_edits(tiny_world(tmp_path) / EDITS))
     config = ColdStartConfig(hard_share=0, question_share=1)
@@ -69,15 +69,18 @@ def test_other_questions_are_asked_and_answered(tmp_path: Path) -> None:
     for row, judged in zip(rows, edits, strict=True):
         prompt, text = (row[key][0]["content"] for key in ("prompt", "completion"))
         questions = [line.split("] ", 1)[1] for line in prompt.splitlines() if re.match(r"\[\d+\] ", line)]
-        assert questions != [principle.question for principle in judged.edit.task.principles]
+        own = [principle.question for principle in judged.edit.task.principles]
+        assert (questions == own) == truth_of(judged.edit, judged.truth).noop
         assert len(re.findall(r"=> (?:yes|no)", text)) == len(questions) >= 3
     weighted = config.model_copy(update={"question_share": None, "teacher_weights": "annotators"})
     alike = config.model_copy(update={"question_share": None})
-    texts = [
-        [row["completion"][0]["content"] for row in cold_start.selected_traces(edits, one, 0, Counter())]
-        for one in (weighted, alike)
-    ]
-    assert texts[0] != texts[1]
+
+    def texts(one: ColdStartConfig) -> list[str]:
+        return [row["completion"][0]["content"] for row in cold_start.selected_traces(edits, one, 0, Counter())]
+
+    assert texts(weighted) != texts(alike) != texts(config)
+    direct = config.model_copy(update={"form": "direct"})
+    assert texts(direct) == texts(direct.model_copy(update={"question_share": None}))
 
 
 def test_every_form_of_a_text_holds_its_part(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,6 +112,14 @@ def test_other_questions_are_answered_from_the_same_pictures() -> None:
                 assert finding.met == (truth.reading.scene.cells[cell] is None)
     assert new > asked / 2
     assert 0.3 < met / asked < 0.9
+
+
+def test_a_copy_is_asked_no_other_questions() -> None:
+    """It is worth nothing, which would follow from no answer to them."""
+    task, edit, _ = right_edits(1)[0]
+    copied, rng = replace(edit, image=edit.task.source), np.random.default_rng(0)
+    truth = task.judge(Reading(task.scene, frozenset(), residual=0.0))
+    assert with_other_questions(rng, task, copied, truth) == (copied, truth, task.scene)
 
 
 def test_each_kind_is_drawn() -> None:

@@ -24,11 +24,15 @@ _PAIR = re.compile(r"(\S+) > (\S+)(?: want (\S+))?( changed| missed)?")
 
 
 def test_a_tally_is_a_trace_whose_answers_follow_from_the_given_words() -> None:
-    """Every comparison is right as words, and the score is ten times the share of yes, on the grid of 0.5."""
+    """Every comparison is right as words, and the score is ten times the share of yes, on the grid of 0.5.
+
+    Where no words differ, in a tenth of them and a few more by chance, it is 0. What was asked is missing then, but
+    where it is missing something else may have changed.
+    """
     rng = generator(0, "train")
     answers: Counter[bool] = Counter()
-    compared = 0
-    for _ in range(200):
+    compared = copies = undone = 0
+    for _ in range(400):
         task = sample_task(rng, "train")
         given, written = tally(rng, task)
         verdict = parse_trace(written, [claim.principle for claim in task.claims], Provenance("", "", "", "", 0))
@@ -44,8 +48,14 @@ def test_a_tally_is_a_trace_whose_answers_follow_from_the_given_words() -> None:
             flagged = {"changed", "missed"} & set(words)
             assert check.met == (not flagged and words != ["none"]) or check.principle.category == "quality"
             answers[check.met] += 1
-        share = sum(check.met for check in verdict.checks) / len(verdict.checks)
+        same = all(before == after for before, after, *_ in _PAIR.findall(given))
+        share = 0.0 if same else sum(check.met for check in verdict.checks) / len(verdict.checks)
         assert verdict.score == pytest.approx(10 * share, abs=0.25)
+        missed = not any(check.met for check in verdict.checks if check.principle.category == "follow")
+        assert missed or not same
+        copies, undone = copies + same, undone + (missed and not same)
+    assert 0.07 < copies / 400 < 0.17
+    assert undone > 40
     assert 0.3 < answers[True] / answers.total() < 0.7
     assert compared > 1000
 

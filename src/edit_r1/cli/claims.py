@@ -93,7 +93,7 @@ def editor_claims(
     from edit_r1.config import load_recipe
     from edit_r1.stages import ClaimsRecipe, EditorClaimsRecipe
 
-    recipe = load_recipe(EditorClaimsRecipe, preset, overrides or [])
+    recipe, verifiers = load_recipe(EditorClaimsRecipe, preset, overrides or []), load_recipe(ClaimsRecipe, "claims")
     known_seeds = [str(seed) for seed in recipe.editor_claims.seeds]
     chosen = {int(seed) for seed in _chosen("--seeds", seeds, known_seeds)}
     names = _chosen("--arms", arms, ["base", *recipe.editor_claims.arms])
@@ -101,9 +101,8 @@ def editor_claims(
     from edit_r1.evaluation.editor_claims import collect, run
 
     if not missing:
-        verifiers = load_recipe(ClaimsRecipe, "claims")
         run(recipe, verifiers, out=out, claims_out=claims, results=results, seeds=chosen, arms=names)
-    _tell(results, [f"{job.arm}, seed {job.seed}" for job in collect(recipe, out, results)])
+    _tell(results, [f"{job.arm}, seed {job.seed}" for job in collect(recipe, verifiers, out, results)])
 
 
 def _tell(results: Path, missing: Sequence[str]) -> None:

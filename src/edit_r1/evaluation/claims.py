@@ -131,11 +131,12 @@ class Harness:
 
     def _base(self, size: Size) -> Path:
         """The pretrained model of a size; those that are not shipped are trained first, which takes hours."""
-        config = self.recipe.pretraining(size)
-        if config is None:
-            return assets.VERIFIER
-        pretrain_verifier.run(config, out=self.out / size / "base", seed=0, resume=True)
-        return self.out / size / "base" / "model"
+        model: Path | None = None
+        for seed, (name, config) in enumerate(self.recipe.pretraining(size).items()):
+            out = self.out / size / name
+            pretrain_verifier.run(config, out=out, seed=seed, resume=True, model=model)
+            model = out / "model"
+        return model or assets.VERIFIER
 
     def _train(self, job: Job, folder: Path) -> Trained:
         base = self._base(job.size)

@@ -48,25 +48,25 @@ class Harness:
     """Makes what a job needs, in run directories under `out`; what is done is not done again."""
 
     def __init__(self, recipe: EditorClaimsRecipe, verifiers: ClaimsRecipe, out: Path, claims_out: Path) -> None:
-        self.recipe, self.out = recipe, out
+        self.recipe, self.verifiers, self.out = recipe, verifiers, out
         self._claims = claims.Harness(verifiers, claims_out)
 
     def run(self, job: Job) -> Row:
         """The row of a job, made now or before."""
         folder = _folder(self.out, job)
-        file = folder / "row.json"
+        file, settings = folder / "row.json", self.recipe.digest(job.arm, self.verifiers)
         if not file.exists():
-            row = self._measure(job, folder) | {"settings": self.recipe.digest(job.arm)} | made_by()
+            row = self._measure(job, folder) | {"settings": settings} | made_by()
             atomic_write(file, json.dumps(row, indent=1) + "\n")
         row = json.loads(file.read_text())
-        if row.get("settings") != self.recipe.digest(job.arm):
+        if row.get("settings") != settings:
             raise UserError(
                 f"{folder} was made with other settings of the arm {job.arm}; move it away, or take another --out"
             )
         return row
 
     def _measure(self, job: Job, folder: Path) -> Row:
-        name = "gcpo" if job.arm == BASE else self.recipe.editor_claims.arms[job.arm].verifier
+        name = self.recipe.verifier(job.arm)
         verifier, data = self._claims.verifier(name, job.seed), self._claims.world(job.seed)
         reward = RewardConfig(folder=str(verifier), checklist=name not in NO_CHECKLIST)
         models, spent = {BASE: assets.EDITOR}, {"images": 0, "seconds": 0.0}
@@ -140,13 +140,13 @@ def run(
 ) -> None:
     """Make the chosen rows that `results` lacks; the table is written after each."""
     harness = Harness(recipe, verifiers, out, claims_out)
-    for job in collect(recipe, out, results):
+    for job in collect(recipe, verifiers, out, results):
         if job.seed in seeds and job.arm in arms:
             harness.run(job)
-            collect(recipe, out, results)
+            collect(recipe, verifiers, out, results)
 
 
-def collect(recipe: EditorClaimsRecipe, out: Path, results: Path) -> list[Job]:
+def collect(recipe: EditorClaimsRecipe, verifiers: ClaimsRecipe, out: Path, results: Path) -> list[Job]:
     """Write every row there is to `results`, those that it has included; returns the jobs of the plan without one.
 
     A row that was made with other settings of its arm is no row of the plan, and leaves the table.
@@ -155,7 +155,8 @@ def collect(recipe: EditorClaimsRecipe, out: Path, results: Path) -> list[Job]:
     files = [_folder(out, job) / "row.json" for job in jobs]
     known = read_rows(results)
     rows = [*known, *(json.loads(file.read_text()) for file in files if file.exists())]
-    found = {_job(row): row for row in rows if _job(row) in jobs and row.get("settings") == recipe.digest(row["arm"])}
+    digest = {job.arm: recipe.digest(job.arm, verifiers) for job in jobs}
+    found = {_job(row): row for row in rows if _job(row) in jobs and row.get("settings") == digest[row["arm"]]}
     others = [row for row in known if _job(row) not in jobs]
     write_rows(results, [*(found[job] for job in jobs if job in found), *others])
     return [job for job in jobs if job not in found]

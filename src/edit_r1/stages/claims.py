@@ -8,6 +8,7 @@ from typing import Literal, Self, get_args
 
 from pydantic import model_validator
 
+from edit_r1 import assets
 from edit_r1.config import Config
 from edit_r1.stages.bases import PretrainVerifierConfig, TinySize
 from edit_r1.stages.data import WorldConfig
@@ -41,27 +42,32 @@ class ClaimsRecipe(Config):
     claims: ClaimsConfig
     world: WorldConfig
     pretrain_verifier: PretrainVerifierConfig
+    pretrain_questions: PretrainVerifierConfig
+    """How a base goes on, until it can answer what follows from no instruction."""
     cold_start: ColdStartConfig
     gcpo: GcpoConfig
     bradley_terry: BradleyTerryConfig
     trace_dpo: TraceDpoConfig
     evaluate: EvaluateConfig
 
-    def pretraining(self, size: Size) -> PretrainVerifierConfig | None:
-        """How the base of a size is made; None for the shipped one."""
+    def pretraining(self, size: Size) -> dict[str, PretrainVerifierConfig]:
+        """The runs that make the base of a size, each from the model of the one before; none for the shipped one."""
         chosen = {"s": self.claims.s, "l": self.claims.l}.get(size)
-        return chosen and self.pretrain_verifier.model_copy(update={"size": chosen})
+        runs = {"seeing": self.pretrain_verifier, "base": self.pretrain_questions} if chosen else {}
+        return {name: one.model_copy(update={"size": chosen}) for name, one in runs.items()}
 
     def digest(self, arm: Arm, size: Size) -> str:
         """A short name of what the rows of an arm depend on, beside their seed and label noise.
 
-        They are the measurement, and the sections of the data and of the training from the base on. What is not set
-        is left out: a new setting that is None by default changes no digest.
+        They are the measurement, the sections of the data and of the training from the base on, and the weights of the
+        shipped models: the editor's edits are in the data. What is not set is left out: a new setting that is None by
+        default changes no digest.
         """
         evaluate = self.evaluate.model_dump(mode="json", exclude=_OF_EDITORS, exclude_none=True)
-        used = [self.pretraining(size), self.world, *self._trained_by(arm)]
-        made = [one and one.model_dump(mode="json", exclude_none=True) for one in used]
-        document = json.dumps([evaluate, *made], sort_keys=True)
+        used = [*self.pretraining(size).values(), self.world, *self._trained_by(arm)]
+        made = [one.model_dump(mode="json", exclude_none=True) for one in used]
+        shipped = [assets.EDITOR, *([] if self.pretraining(size) else [assets.VERIFIER])]
+        document = json.dumps([evaluate, *made, *map(assets.fingerprint, shipped)], sort_keys=True)
         return hashlib.sha256(document.encode()).hexdigest()[:12]
 
     def _trained_by(self, arm: Arm) -> tuple[Config, ...]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from edit_r1.config import Config
+from edit_r1.stages.claims import Arm, ClaimsRecipe
 from edit_r1.stages.editor import EditorGrpoConfig
 from edit_r1.stages.evaluation import EvaluateConfig
 from edit_r1.stages.guards import GuardsConfig
@@ -44,16 +45,21 @@ class EditorClaimsRecipe(Config):
         changed = self.editor_grpo.model_dump(mode="json") | self._changes(arm)
         return EditorGrpoConfig.model_validate_json(json.dumps(changed))
 
-    def digest(self, arm: str) -> str:
+    def verifier(self, arm: str) -> Arm:
+        """The verifier that rewards an arm; of the shipped editor, which is no arm, the one that scores it."""
+        known = self.editor_claims.arms.get(arm)
+        return known.verifier if known else "gcpo"
+
+    def digest(self, arm: str, verifiers: ClaimsRecipe) -> str:
         """A short name of what an arm's row depends on: its verifier and settings, and the measurement.
 
         The limits of the guards are left out: they say when a run alarms, and not where it goes. (`first_alarm` of a
         row goes by those of its day.) So is what is not set: a new setting that is None by default changes no digest.
         """
-        known = self.editor_claims.arms.get(arm)  # the base has none
         limits = {"guards": set(GuardsConfig.model_fields) - {"stop"}}
+        known = arm in self.editor_claims.arms  # the base has no settings
         settings = self.config_of(arm).model_dump(mode="json", exclude=limits, exclude_none=True) if known else {}
-        made = [known.verifier, settings] if known else []
+        made = [verifiers.digest(self.verifier(arm), "m"), settings]
         document = json.dumps([made, self.evaluate.model_dump(mode="json", exclude_none=True)], sort_keys=True)
         return hashlib.sha256(document.encode()).hexdigest()[:12]
 

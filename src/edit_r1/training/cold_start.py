@@ -51,13 +51,14 @@ def selected_traces(
 ) -> Iterator[dict[str, Any]]:
     """One SFT row per edit: the kept text. `statistics` counts who was kept, and the checks kept right and in all."""
     weights = COST if config.teacher_weights == "annotators" else None
+    asks = config.form in ("full", "verify")
     rng, hard, other = (np.random.default_rng([seed, stream]) for stream in (7, 8, 9))
     for judged in edits:
         task, edit = world_task(judged.edit.task), judged.edit
         truth, source = truth_of(edit, judged.truth), task.scene
         if hard.random() < config.hard_share:
             edit, truth, source = harden(hard, task, edit, truth)
-        elif other.random() < (config.question_share or 0.0):
+        elif asks and other.random() < (config.question_share or 0.0):
             edit, truth, source = with_other_questions(other, task, edit, truth)
         gold = [finding.met for finding in truth.findings]
         lessons = [teach(rng, teacher, edit.task.principles, truth, weights) for teacher in TEACHERS]
@@ -65,7 +66,7 @@ def selected_traces(
         statistics[kept.teacher] += 1
         statistics["checks"] += len(gold)
         statistics["right"] += round(agreement(kept.checks, gold) * len(gold))
-        asked = edit.task.principles if config.form in ("full", "verify") else ()
+        asked = edit.task.principles if asks else ()
         prompt = build_prompt(edit.task, edit.image, asked, config.backbone.template)
         yield example(edit.task.source, edit.image, prompt.text, written(config.form, source, truth, kept))
 

@@ -67,8 +67,11 @@ def with_stray_words(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) 
 def with_other_questions(rng: Generator, task: WorldTask, edit: Edit, truth: Truth) -> Case:
     """Questions that follow from no instruction in the place of the task's principles, which can only be read.
 
-    Those of the held-out category are not among them. A copy stays one, and is worth nothing whatever is asked.
+    Those of the held-out category are not among them. A copy keeps its task's: it is worth nothing whatever is asked,
+    and no answer to other questions would show why.
     """
+    if truth.noop:
+        return edit, truth, task.scene
     claims = sample_claims(rng, task.scene, truth.reading.scene, heldout=False)
     asked = replace(edit.task, principles=tuple(claim.principle for claim in claims))
     findings = tuple(claim.judge(task.scene, truth.reading) for claim in claims)

@@ -43,6 +43,8 @@ from edit_r1.world.words import vocabulary
 _SOFTENED = 0.5  # share of edited images with the small flaws of a decoder, which do not count
 _FAULTY = 0.5  # share of edits that surely show another scene, so that what was asked does not tell what is seen
 _SPOILT = 0.35  # share of those that have a defect too: mild ones are the hardest to see
+_UNDONE = 0.25  # share of tallies in which what was asked is not there, unless by chance
+_COPIED = 0.1  # share of tallies in which nothing has changed: that it is worth nothing is learnt as a rule of words
 _COMPARISON = re.compile(r" (changed|missed)\b")
 _SCENE_FAULTS = tuple(fault for fault in SCENE_FAULTS if fault != HELDOUT_FAULT)
 
@@ -81,13 +83,16 @@ def tally(rng: Generator, task: WorldTask) -> tuple[str, str]:
     """What was and what is, given in words, to be written as a trace: the comparisons, the answers, their average.
 
     It teaches to compare words, numbers and the form of an answer. The pictures beside it have nothing to do with it,
-    and the score is ten times the average: no judgement of an image is in it.
+    and the score is ten times the average, but 0 where nothing has changed: no judgement of an image is in it.
     """
-    defects = frozenset(defect for defect in DEFECTS if rng.random() < 0.2)
-    findings = task.judge(Reading(scrambled(rng, task.operation.apply(task.scene)), defects, residual=0.0)).findings
+    kind, defects = rng.random(), frozenset(defect for defect in DEFECTS if rng.random() < 0.2)
+    start = task.operation.apply(task.scene) if kind > _UNDONE else task.scene
+    shown = start if kind < _COPIED else scrambled(rng, start)
+    copied, findings = (task.judge(Reading(scene, defects, residual=0.0)).findings for scene in (task.scene, shown))
     given = [f"[{k}] {_COMPARISON.sub('', finding.evidence)}" for k, finding in enumerate(findings, 1)]
     checks = [Check(c.principle, f.met, f.evidence) for c, f in zip(task.claims, findings, strict=True)]
-    return "\n".join(given), format_trace(checks, round(20 * sum(c.met for c in checks) / len(checks)) / 2)
+    average = sum(check.met for check in checks) / len(checks)
+    return "\n".join(given), format_trace(checks, 0.0 if findings == copied else round(20 * average) / 2)
 
 
 @dataclass(frozen=True)
