@@ -72,15 +72,15 @@ def test_other_questions_are_asked_and_answered(tmp_path: Path) -> None:
         own = [principle.question for principle in judged.edit.task.principles]
         assert (questions == own) == truth_of(judged.edit, judged.truth).noop
         assert len(re.findall(r"=> (?:yes|no)", text)) == len(questions) >= 3
-    weighted = config.model_copy(update={"question_share": None, "teacher_weights": "annotators"})
-    alike = config.model_copy(update={"question_share": None})
+    weighted = config.model_copy(update={"question_share": 0.0, "teacher_weights": "annotators"})
+    alike = config.model_copy(update={"question_share": 0.0})
 
     def texts(one: ColdStartConfig) -> list[str]:
         return [row["completion"][0]["content"] for row in cold_start.selected_traces(edits, one, 0, Counter())]
 
     assert texts(weighted) != texts(alike) != texts(config)
     direct = config.model_copy(update={"form": "direct"})
-    assert texts(direct) == texts(direct.model_copy(update={"question_share": None}))
+    assert texts(direct) == texts(direct.model_copy(update={"question_share": 0.0}))
 
 
 def test_every_form_of_a_text_holds_its_part(tmp_path: Path) -> None:

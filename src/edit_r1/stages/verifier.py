@@ -56,7 +56,7 @@ class ColdStartConfig(SftConfig):
 
     With 0.3 the verifier stands attacks that it fails without (docs/sanity.md).
     """
-    question_share: float | None = Field(default=None, ge=0, le=1)
+    question_share: float = Field(default=0.0, ge=0, le=1)
     """Share of the other edits that are asked about what follows from no instruction, so that questions are read.
 
     Without it the verifier answers by a principle's place in the list, and fails on a new category (docs/claims.md).

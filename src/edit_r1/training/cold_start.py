@@ -58,7 +58,7 @@ def selected_traces(
         truth, source = truth_of(edit, judged.truth), task.scene
         if hard.random() < config.hard_share:
             edit, truth, source = harden(hard, task, edit, truth)
-        elif asks and other.random() < (config.question_share or 0.0):
+        elif asks and other.random() < config.question_share:
             edit, truth, source = with_other_questions(other, task, edit, truth)
         gold = [finding.met for finding in truth.findings]
         lessons = [teach(rng, teacher, edit.task.principles, truth, weights) for teacher in TEACHERS]
