@@ -57,12 +57,13 @@ def test_rows_by_hand() -> None:
 
 
 def test_what_is_met_is_read_from_the_checks_alone() -> None:
-    """Met follow (3) of follow and quality (1): 10 * 3 / 4; no score for a Failure, or for a trace without checks."""
+    """Met follow (3) of follow and quality (1): 10 * 3 / 4; no score for a Failure, or where no check weighs anything."""
     principles = (Principle("a ?", "follow", 3.0), Principle("b ?", "quality", 1.0))
     checks = (Check(principles[0], True, ""), Check(principles[1], False, ""))
     verdict = Verdict(checks, 2.0, "", Provenance("", "", "", "", 0))
     said = answer([None, 5], [None, None])
-    assert replace(said, verdicts=(*said.verdicts, verdict)).met == (None, None, 7.5)
+    of_no_weight = replace(verdict, checks=(Check(Principle("a ?", "follow", 0.0), True, ""),))
+    assert replace(said, verdicts=(*said.verdicts, verdict, of_no_weight)).met == (None, None, 7.5, None)
 
 
 def test_nothing_written_gains_nothing_that_could_be_counted() -> None:

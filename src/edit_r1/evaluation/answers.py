@@ -66,8 +66,11 @@ class Answer:
 
     @property
     def met(self) -> tuple[float | None, ...]:
-        """Ten times the weighted share of met checks, by trace; None for a Failure, and where nothing is checked."""
-        return tuple(10 * share_met(v) if isinstance(v, Verdict) and v.checks else None for v in self.verdicts)
+        """Ten times the weighted share of met checks, by trace; None for a Failure, and where no check weighs anything."""
+        return tuple(
+            10 * share_met(v) if isinstance(v, Verdict) and any(c.principle.weight for c in v.checks) else None
+            for v in self.verdicts
+        )
 
 
 @dataclass(frozen=True)
