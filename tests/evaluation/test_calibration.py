@@ -57,7 +57,7 @@ def test_rows_by_hand() -> None:
 
 
 def test_what_is_met_is_read_from_the_checks_alone() -> None:
-    """Met follow (3) of follow and quality (1): 10 * 3 / 4; no score for a Failure, or where no check weighs anything."""
+    """Met follow (3) of follow and quality (1): 10 * 3 / 4; none for a Failure, or where no check has weight."""
     principles = (Principle("a ?", "follow", 3.0), Principle("b ?", "quality", 1.0))
     checks = (Check(principles[0], True, ""), Check(principles[1], False, ""))
     verdict = Verdict(checks, 2.0, "", Provenance("", "", "", "", 0))

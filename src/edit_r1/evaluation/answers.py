@@ -66,7 +66,7 @@ class Answer:
 
     @property
     def met(self) -> tuple[float | None, ...]:
-        """Ten times the weighted share of met checks, by trace; None for a Failure, and where no check weighs anything."""
+        """Ten times the weighted share of met checks, by trace; None for a Failure, and where none weighs anything."""
         return tuple(
             10 * share_met(v) if isinstance(v, Verdict) and any(c.principle.weight for c in v.checks) else None
             for v in self.verdicts
