@@ -74,7 +74,8 @@ oracle. Interval: 95%, bootstrap over sources, of the pairwise accuracy.
 {verifiers}
 
 Kinds never seen in training (split `heldout`: the category `material`, the pairing purple X, the fault `overshoot`;
-the lessons in words of the verifier's base may hold one, no picture does):
+the lessons in words of the verifier's base may hold one, no picture does; but the base has been asked what `material`
+asks, of other edits). The run `full` was made before it was:
 
 {heldout}
 
@@ -109,7 +110,7 @@ interval over the seeds {seeds} (Student's) where there are several; *in the mea
 is not above 0. docs/claims.md says why, and what was tried.
 
 These rows are of the recipe before the verifier learnt to read its questions (commit 6c41eae); they are being made anew
-with the one above, whose demo orders more pairs, most of all of the held-out kinds.
+with that of the demo's seeds above.
 
 {verdicts}
 
@@ -160,7 +161,7 @@ checks alike: 1.6, 1.8 and 1.8 points; they order 92.1, 92.0 and 91.8% of the pa
 ## Variants
 
 Verifiers that were trained otherwise than those of the claims, on the same data (docs/claims.md says why); the commands
-are in `results/variants.json` (the bases of the sizes s and l are those of the claims).
+are in `results/variants.json` (the bases of the sizes s and l are those of the claims' rows above).
 
 {variants}
 

@@ -6,6 +6,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 from tests.training.tiny_editor import tiny_editor
@@ -120,6 +121,9 @@ def test_other_sizes_are_pretrained_once(tmp_path: Path, monkeypatch: pytest.Mon
     seen, known = ({"seed": 0}, {"seed": 1, "model": str(out / "s" / "seeing" / "model")})
     inputs = [json.loads((out / "s" / name / "config.json").read_text())["inputs"] for name in ("seeing", "base")]
     assert inputs == [seen, known]
+    rmtree(out / "s" / "seeing")  # it is not missed
+    assert harness._base("s") == out / "s" / "base" / "model"
+    assert not (out / "s" / "seeing").exists()
 
 
 def test_a_wrong_choice_is_one_line(tmp_path: Path) -> None:

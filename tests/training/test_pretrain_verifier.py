@@ -55,7 +55,7 @@ def test_a_tally_is_a_trace_whose_answers_follow_from_the_given_words() -> None:
         assert missed or not same
         copies, undone = copies + same, undone + (missed and not same)
     assert 0.07 < copies / 400 < 0.17
-    assert undone > 40
+    assert undone > 105  # of which 94 are by chance alone
     assert 0.3 < answers[True] / answers.total() < 0.7
     assert compared > 1000
 

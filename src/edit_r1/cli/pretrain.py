@@ -17,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="Make the shipped tiny bases again.
     epilog=examples(
         "edit-r1 pretrain verifier",
         "edit-r1 pretrain verifier --preset smoke --out runs/tiny_test",
-        "edit-r1 pretrain verifier --model FOLDER --set questions=0.4 --set describe_only=0",
+        "edit-r1 pretrain verifier --model runs/pretrain_verifier --set questions=0.35 --set describe_only=0",
     ),
 )
 def verifier(
@@ -31,7 +31,10 @@ def verifier(
         typer.Option("--model", metavar="FOLDER", help="A base to go on from, of any size; from nothing by default."),
     ] = None,
 ) -> None:
-    """Train the tiny verifier base: it learns to see, then to compare."""
+    """Train the tiny verifier base: it learns to see, then to compare; in a second run, with --model, to read.
+
+    The two commands of the shipped base are in its metrics.json.
+    """
     from edit_r1.config import load_recipe
     from edit_r1.stages import PretrainVerifierConfig
 

@@ -132,9 +132,11 @@ class Harness:
     def _base(self, size: Size) -> Path:
         """The pretrained model of a size; those that are not shipped are trained first, which takes hours."""
         model: Path | None = None
-        for seed, (name, config) in enumerate(self.recipe.pretraining(size).items()):
+        runs, done = self.recipe.pretraining(size), self.out / size / "base" / "done.json"
+        for seed, (name, config) in enumerate(runs.items()):
             out = self.out / size / name
-            pretrain_verifier.run(config, out=out, seed=seed, resume=True, model=model)
+            if name == "base" or not done.exists():  # a finished base does without the run before it
+                pretrain_verifier.run(config, out=out, seed=seed, resume=True, model=model)
             model = out / "model"
         return model or assets.VERIFIER
 

@@ -37,7 +37,7 @@ class PretrainVerifierConfig(SftConfig):
     compare: float = Field(default=0.15, ge=0, le=1)
     tally: float = Field(default=0.2, ge=0, le=1)
     questions: float | None = Field(default=None, ge=0, le=1)
-    """Share of observations whose questions follow from no instruction. The shipped base had none (docs/claims.md)."""
+    """Share of observations whose questions follow from no instruction. The shipped base had them in a second run."""
     editor_edits: int = Field(default=4000, gt=0)
     """Edits that the shipped editor makes to be looked at."""
     editor_share: float = Field(default=0.3, ge=0, le=1)

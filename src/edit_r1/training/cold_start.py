@@ -116,7 +116,8 @@ def run(config: ColdStartConfig, *, data: Path, model: Path | None, out: Path, s
     Raises:
         UserError: `data` holds a text that cannot be read.
     """
-    folder = open_run(out, config, resume, {"seed": seed, "data": str(data), "model": str(model)})
+    shipped = {} if model else {"shipped": assets.fingerprint(assets.VERIFIER)}
+    folder = open_run(out, config, resume, {"seed": seed, "data": str(data), "model": str(model), **shipped})
     if folder.done is not None:
         return
     torch.manual_seed(seed)

@@ -1,8 +1,8 @@
 """Pretraining of the tiny verifier: to see, and to compare, before it is asked to judge.
 
 Measured: verdicts alone teach nothing; dense descriptions teach to see; evidence beside every check teaches to compare.
-Tallies of given words teach to compare them, numbers and the form of an answer. The base is never asked to judge a
-picture.
+Questions that follow from no instruction teach to read them. Tallies of given words teach to compare these, numbers and
+the form of an answer. The base is never asked to judge a picture.
 """
 
 from __future__ import annotations
