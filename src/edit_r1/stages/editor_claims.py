@@ -59,7 +59,8 @@ class EditorClaimsRecipe(Config):
         limits = {"guards": set(GuardsConfig.model_fields) - {"stop"}}
         known = arm in self.editor_claims.arms  # the base has no settings
         settings = self.config_of(arm).model_dump(mode="json", exclude=limits, exclude_none=True) if known else {}
-        made = [verifiers.digest(self.verifier(arm), "m"), settings]
+        judge = self.verifier(arm)
+        made = [judge, verifiers.digest(judge, "m"), settings]
         document = json.dumps([made, self.evaluate.model_dump(mode="json", exclude_none=True)], sort_keys=True)
         return hashlib.sha256(document.encode()).hexdigest()[:12]
 
