@@ -161,7 +161,8 @@ checks alike: 1.6, 1.8 and 1.8 points; they order 92.1, 92.0 and 91.8% of the pa
 ## Variants
 
 Verifiers that were trained otherwise than those of the claims, on the same data (docs/claims.md says why); the commands
-are in `results/variants.json` (the bases of the sizes s and l are those of the claims' rows above).
+are in `results/variants.json` (the bases of the sizes s and l are those of the claims' rows above,
+and `src/edit_r1/assets/verifier` is the one that their commits ship).
 
 {variants}
 
