@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 
+from edit_r1 import assets
 from edit_r1.data.store import JudgedEdit, JudgedPair, write_edits, write_pairs
 from edit_r1.records import Edit, EditTask, Preference
 from edit_r1.runs.progress import Tracker, track
@@ -104,10 +105,12 @@ def make_world(config: WorldConfig, *, out: Path, seed: int, resume: bool, sampl
 
     Without a sampler the shipped tiny editor makes the share that is the editor's.
     """
-    run = Run.open(out, config, resume, inputs={"seed": seed})
+    shipped = sampler is None and config.editor_share > 0
+    editor = {"shipped": assets.fingerprint(assets.EDITOR)} if shipped else {}
+    run = Run.open(out, config, resume, inputs={"seed": seed, **editor})
     if run.done is not None:
         return
-    sampler = sampler or (shipped_editor() if config.editor_share > 0 else None)
+    sampler = shipped_editor() if shipped else sampler
     parts: list[tuple[str, Split, int]] = [
         (EDITS, "train", config.cold_start_edits),
         (TRAIN_PAIRS, "train", config.train_pairs),
@@ -128,11 +131,10 @@ def make_world(config: WorldConfig, *, out: Path, seed: int, resume: bool, sampl
 
 def shipped_editor() -> Sampler:
     """The tiny editor base that comes with the package."""
-    from edit_r1.assets import EDITOR
     from edit_r1.editors.base import edit
     from edit_r1.editors.loading import load_editor
 
-    editor = load_editor(EDITOR)
+    editor = load_editor(assets.EDITOR)
 
     def sample(tasks: Sequence[EditTask], steps: int, seed: int) -> Array:
         return edit(editor, tasks, steps, seed).permute(0, 2, 3, 1).numpy().astype(np.float32)

@@ -10,6 +10,9 @@ from edit_r1.config import Config
 from edit_r1.stages.data import Aggregation, EndpointConfig
 from edit_r1.stages.guards import GuardsConfig
 
+_OF_STOCHASTIC_STEPS = ("noise_level", "sde_steps", "clip")
+_OF_NFT = ("nft_beta", "nft_levels")
+
 
 class CategoryWeights(Config):
     """How much the checks of each category weigh in the advantage."""
@@ -164,6 +167,8 @@ class EditorGrpoConfig(Config):
         weights = self.categories.model_dump().values() if self.categories else (1.0,)
         if not any(weights):
             raise ValueError("the weights of categories are all 0: nothing would be learned")
+        if self.judge and self.judge.weight != 1.0:
+            raise ValueError("judge.weight has no meaning: a judge rewards nothing")
         sources = [source for source in (*self.rewards, self.judge) if source]
         if self.temperature == 0 and max([self.traces, *(source.traces or 1 for source in sources)]) > 1:
             raise ValueError("traces must be 1 with temperature 0, at which all are alike: set a temperature")
@@ -191,6 +196,10 @@ class EditorGrpoConfig(Config):
             raise ValueError(
                 'objective "nft" samples without noise in the steps: with shared_noise all edits of a group are equal'
             )
+        others = _OF_STOCHASTIC_STEPS if self.objective == "nft" else _OF_NFT
+        unused = [key for key in others if getattr(self, key) != type(self).model_fields[key].default]
+        if unused:
+            raise ValueError(f'objective "{self.objective}" has no use for {", ".join(unused)}: leave it out')
         if self.objective != "nft" and self.kernel == "ode":
             raise ValueError(
                 f'objective "{self.objective}" needs log-probabilities, and the kernel ode has none: '
