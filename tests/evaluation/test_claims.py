@@ -134,13 +134,14 @@ def test_a_wrong_choice_is_one_line(tmp_path: Path) -> None:
 
 
 def test_missing_is_told_without_a_run(tmp_path: Path) -> None:
-    """Every result is missing from an empty folder; the table is there, and empty."""
-    table = tmp_path / "table.json"
+    """Every result is missing; the table keeps its row of other settings, for nothing is made in its place."""
+    table, old = tmp_path / "table.json", [row_of(Job("gcpo", "m", 0, 0.1), settings="another")]
+    table.write_text(json.dumps(old))
     arguments = ["evaluate", "claims", "--missing", "--out", str(tmp_path / "claims"), "--results", str(table)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0
     assert result.output.count("missing: ") == 55
-    assert json.loads(table.read_text()) == []
+    assert json.loads(table.read_text()) == old
 
 
 def row_of(job: Job, **more: object) -> dict[str, object]:

@@ -55,12 +55,12 @@ def claims(
         )
     }
     from edit_r1.evaluation.claims import run
-    from edit_r1.evaluation.claims_plan import collect
+    from edit_r1.evaluation.claims_plan import gather
 
     if not missing:
         chosen = {int(seed) for seed in wanted["--seeds"]}
         run(recipe, out=out, results=results, seeds=chosen, arms=wanted["--arms"], sizes=wanted["--sizes"])
-    left = collect(recipe, out, results)
+    _, left = gather(recipe, out, results)
     _tell(results, [f"{job.arm} of size {job.size}, seed {job.seed}, label noise {job.label_noise}" for job in left])
 
 
@@ -98,11 +98,12 @@ def editor_claims(
     chosen = {int(seed) for seed in _chosen("--seeds", seeds, known_seeds)}
     names = _chosen("--arms", arms, ["base", *recipe.editor_claims.arms])
 
-    from edit_r1.evaluation.editor_claims import collect, run
+    from edit_r1.evaluation.editor_claims import gather, run
 
     if not missing:
         run(recipe, verifiers, out=out, claims_out=claims, results=results, seeds=chosen, arms=names)
-    _tell(results, [f"{job.arm}, seed {job.seed}" for job in collect(recipe, verifiers, out, results)])
+    _, left = gather(recipe, verifiers, out, results)
+    _tell(results, [f"{job.arm}, seed {job.seed}" for job in left])
 
 
 def _tell(results: Path, missing: Sequence[str]) -> None:

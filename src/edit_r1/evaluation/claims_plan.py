@@ -47,10 +47,17 @@ def plan(config: ClaimsConfig, noise: float) -> list[Job]:
 
 
 def collect(recipe: ClaimsRecipe, out: Path, results: Path) -> list[Job]:
-    """Write the rows of every finished job to `results`; returns the jobs that are not.
+    """Write the rows of every finished job to `results`; returns the jobs that are not (see `gather`)."""
+    rows, left = gather(recipe, out, results)
+    write_rows(results, rows)
+    return left
+
+
+def gather(recipe: ClaimsRecipe, out: Path, results: Path) -> tuple[list[Row], list[Job]]:
+    """The rows of every finished job, and the jobs that are not finished.
 
     Rows that `results` has already stay, whichever machine they were made on; `out` adds those that it lacks. Rows
-    that were made with other settings than the recipe's are no rows of the plan, and leave the table.
+    that were made with other settings than the recipe's are no rows of the plan, and are left out.
 
     Raises:
         UserError: `results` is damaged.
@@ -68,8 +75,7 @@ def collect(recipe: ClaimsRecipe, out: Path, results: Path) -> list[Job]:
         for rows in (known.get(job, []), made):
             if rows and fit(rows, job, recipe):
                 found.setdefault(job, rows)
-    write_rows(results, [*(row for rows in found.values() for row in rows), *others])
-    return [job for job in jobs if job not in found]
+    return [*(row for rows in found.values() for row in rows), *others], [job for job in jobs if job not in found]
 
 
 def fit(rows: Sequence[Row], job: Job, recipe: ClaimsRecipe) -> bool:

@@ -147,9 +147,18 @@ def run(
 
 
 def collect(recipe: EditorClaimsRecipe, verifiers: ClaimsRecipe, out: Path, results: Path) -> list[Job]:
-    """Write every row there is to `results`, those that it has included; returns the jobs of the plan without one.
+    """Write every row there is to `results`; returns the jobs of the plan without one (see `gather`)."""
+    rows, left = gather(recipe, verifiers, out, results)
+    write_rows(results, rows)
+    return left
 
-    A row that was made with other settings of its arm is no row of the plan, and leaves the table.
+
+def gather(
+    recipe: EditorClaimsRecipe, verifiers: ClaimsRecipe, out: Path, results: Path
+) -> tuple[list[Row], list[Job]]:
+    """Every row there is, those that `results` has included, and the jobs of the plan without one.
+
+    A row that was made with other settings of its arm is no row of the plan, and is left out.
     """
     jobs = plan(recipe)
     files = [_folder(out, job) / "row.json" for job in jobs]
@@ -158,5 +167,4 @@ def collect(recipe: EditorClaimsRecipe, verifiers: ClaimsRecipe, out: Path, resu
     digest = {job.arm: recipe.digest(job.arm, verifiers) for job in jobs}
     found = {_job(row): row for row in rows if _job(row) in jobs and row.get("settings") == digest[row["arm"]]}
     others = [row for row in known if _job(row) not in jobs]
-    write_rows(results, [*(found[job] for job in jobs if job in found), *others])
-    return [job for job in jobs if job not in found]
+    return [*(found[job] for job in jobs if job in found), *others], [job for job in jobs if job not in found]
