@@ -416,6 +416,10 @@ def test_no_readable_trace_is_no_score(calls: Calls, pictures: tuple[Path, Path]
     assert result.stdout.splitlines()[-2:] == ["2 of 2 traces could not be read (no_score, truncated)", "no score"]
     result = run("score", *pictures, "make it blue", "--json")
     assert (result.exit_code, json.loads(result.stdout)["score"]) == (1, None)
+    gone = Failure("unreachable", "no answer from http://127.0.0.1:8000/v1/: ConnectError\x1b[31m")
+    scored(calls, Judgement((gone,), None, None))
+    lines = run("score", *pictures, "make it blue").stdout.splitlines()
+    assert "the verifier gave no answer: no answer from http://127.0.0.1:8000/v1/: ConnectError [31m" in lines
 
 
 def test_score_refuses_bad_input(calls: Calls, pictures: tuple[Path, Path], tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from edit_r1.runs.checkpoint import (
 )
 from edit_r1.runs.environment import environment
 from edit_r1.runs.progress import metrics_text, track
-from edit_r1.runs.run import Run, read_metrics
+from edit_r1.runs.run import Run, made_from, read_metrics
 
 
 class Inner(Config):
@@ -150,7 +150,50 @@ def test_a_run_from_beginning_to_end(tmp_path: Path) -> None:
         "groups",
         "checkpoint",
         "done.json",
+        ".lock",
     }
+
+
+def test_a_run_is_worked_on_by_one_process(tmp_path: Path) -> None:
+    """A second process is refused in one line and changes nothing; once the first has ended the run goes on."""
+    code = (
+        "import sys; from pathlib import Path; from edit_r1.config import Config; from edit_r1.runs.run import Run\n"
+        "class Stage(Config): pass\n"
+        "run = Run.open(Path(sys.argv[1]), Stage()); print('open', flush=True); sys.stdin.read()"
+    )
+    command, pipe = [sys.executable, "-c", code, str(tmp_path / "run")], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        with pytest.raises(UserError, match="another process works on"):
+            Run.open(tmp_path / "run", Inner(), resume=True)
+        assert Run(tmp_path / "run").config == {}
+        other.communicate("")
+    with pytest.raises(UserError, match="other settings"):
+        Run.open(tmp_path / "run", Inner(), resume=True)
+
+
+@pytest.mark.parametrize(("missing", "finish", "settled"), [(0, False, True), (2, False, False), (2, True, True)])
+def test_a_run_that_asks_others_is_settled(tmp_path: Path, missing: int, finish: bool, settled: bool) -> None:
+    """Where answers are missing it goes on unless it is to finish; where what is asked about has changed, always."""
+    run = Run.open(tmp_path / "run", Stage())
+    assert run.settled("a", finish=finish) is None
+    summary = {"content": "a", "missing": missing, "kept": 3}
+    run.finish(summary)
+    assert run.settled("a", finish=finish) == (summary if settled else None)
+    run.finish(summary)
+    assert run.settled("b", finish=finish) is None
+    assert run.done is None
+
+
+def test_other_data_under_the_same_path_are_other_inputs(tmp_path: Path) -> None:
+    data = Run.open(tmp_path / "data", Stage(), inputs={"seed": 1})
+    data.finish({"kept": 3})
+    before = made_from(tmp_path / "data")
+    assert before == made_from(tmp_path / "data")
+    assert before["data"] == str(tmp_path / "data")
+    data.finish({"kept": 4})
+    assert made_from(tmp_path / "data")["content"] != before["content"]
 
 
 def test_metrics_are_on_disk_at_once(tmp_path: Path) -> None:

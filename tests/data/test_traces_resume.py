@@ -200,6 +200,14 @@ def test_finish_selects_from_what_is_there(bench: Bench) -> None:
     assert statistics["teachers"]["a"]["failures"] == statistics["gold"]["failures"] == {"engine": 1}
     kept = [(k.edit.task.instruction, k.teacher) for k in read_traces(bench.out / "traces")]
     assert kept == [("edit 0", "a"), ("edit 2", "b"), ("edit 3", "a")]
+    with serving(lambda request, number: answer(trace("yyy", 8.0)), server.port) as server:  # the quota is back
+        assert bench.run("--resume", "--finish").exit_code == 0
+        assert server.requests == []
+        assert bench.run("--resume").exit_code == 0
+        assert len(server.requests) == 2
+        assert bench.statistics()["edits"] == {"in": 4, "kept": 4, "dropped": {}}
+        assert bench.run("--resume").exit_code == 0
+        assert len(server.requests) == 2
 
 
 def test_missing_principles_hold_back_their_own_edits_only(bench: Bench) -> None:

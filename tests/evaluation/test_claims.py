@@ -170,7 +170,8 @@ def test_rows_made_elsewhere_are_kept_and_not_made_again(tmp_path: Path, monkeyp
     assert gcpo not in collect(recipe(), out, results)
     assert json.loads(results.read_text()) == [row, row_of(gcpo)]
     other = row | {"seed": 7}  # of a recipe with other seeds
-    results.write_text(json.dumps([other]))
+    stale = row | {"seed": 8, "settings": "another"}
+    results.write_text(json.dumps([other, stale]))
     collect(recipe(), out, results)
     assert json.loads(results.read_text()) == [row | {"tie_half": 0.6}, row_of(gcpo), other]
     results.write_text("[")

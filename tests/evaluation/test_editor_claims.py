@@ -97,9 +97,10 @@ def test_rows_of_base_and_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_rows_of_other_seeds_and_arms_stay_in_the_table(tmp_path: Path) -> None:
-    """A table that was made for other seeds loses nothing when this recipe writes to it."""
+    """A table of other seeds loses nothing when this recipe writes to it, but what was made with other settings."""
     base = {"arm": "base", "seed": 0, "settings": recipe().digest("base", VERIFIERS)}
-    results, rows = tmp_path / "editors.json", [{"arm": "gcpo", "seed": 7}, base]
+    other = {"arm": "gcpo", "seed": 7, "settings": recipe().digest("gcpo", VERIFIERS)}
+    results, rows = tmp_path / "editors.json", [other, base, other | {"seed": 8, "settings": "another"}]
     results.write_text(json.dumps(rows))
     assert Job("base", 0) not in collect(recipe(), VERIFIERS, tmp_path, results)
     assert json.loads(results.read_text()) == [rows[1], rows[0]]

@@ -1,6 +1,8 @@
 """Not a test: one run of GCPO with scripted traces, to be started by torchrun in as many processes as are wanted.
 
 python -m torch.distributed.run --standalone --nproc_per_node 2 several_processes.py DATA MODEL OUT PAIRS SETTINGS
+
+With a further number STOP it is killed after so many steps; without, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -41,10 +43,24 @@ def settings(pairs: int, **more: Any) -> GcpoConfig:
     return GcpoConfig.model_validate({**sizes, "probe_every": 50, **more})
 
 
+def stop_after(steps: int) -> None:
+    """Let training die there."""
+    prepare = gcpo.GcpoTrainer._prepare_inputs
+
+    def dying(self: gcpo.GcpoTrainer, generation_batch: Any) -> dict[str, Any]:
+        if self.state.global_step == steps:
+            sys.exit("stopped")
+        return prepare(self, generation_batch)
+
+    gcpo.GcpoTrainer._prepare_inputs = dying
+
+
 if __name__ == "__main__":
     data, model, out = (Path(name) for name in sys.argv[1:4])
     gcpo.GcpoTrainer._generate_single_turn = written
     gcpo.trace_verdict = judge
+    for steps in sys.argv[6:]:
+        stop_after(int(steps))
     gcpo.run(
-        settings(int(sys.argv[4]), **json.loads(sys.argv[5])), data=data, model=model, out=out, seed=0, resume=False
+        settings(int(sys.argv[4]), **json.loads(sys.argv[5])), data=data, model=model, out=out, seed=0, resume=True
     )

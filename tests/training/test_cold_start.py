@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tests.training.tiny_run import tiny_verifier, tiny_world
+from transformers import GenerationConfig, TrainerControl, TrainerState
 
 from edit_r1.data.gold import gold_checks, truth_of
 from edit_r1.data.store import read_edits
+from edit_r1.errors import UserError
 from edit_r1.records import Provenance, Verdict
+from edit_r1.runs.progress import track
 from edit_r1.runs.run import Run
 from edit_r1.stages import EDITS, ColdStartConfig, TraceForm
 from edit_r1.training import cold_start, sft
@@ -113,8 +117,45 @@ def test_every_form_of_a_text_holds_its_part(tmp_path: Path) -> None:
         assert forms["verify"][place][0] == forms["full"][place][0]
 
 
+def test_servers_find_no_sampling_defaults_of_the_base(tmp_path: Path) -> None:
+    """A server samples by the model folder's generation_config.json; stock Qwen-VL penalises repetition there."""
+    data, model = tiny_world(tmp_path), tiny_verifier(tmp_path)
+    file = model / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"repetition_penalty": 1.05, "top_p": 0.8, "top_k": 20}))
+    cold_start.run(CONFIG, data=data, model=model, out=tmp_path / "run", seed=0, resume=False)
+    saved = GenerationConfig.from_pretrained(tmp_path / "run" / "model")
+    assert (saved.repetition_penalty, saved.top_p, saved.top_k, saved.temperature) == (1.0, 1.0, 0, 1.0)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    run = Run.open(tmp_path / "run", CONFIG)
+    state = TrainerState(global_step=1, is_world_process_zero=True)
+    with track("Cold start", total=1) as bar:
+        log = sft.RunLog(run, bar)
+        with pytest.raises(UserError, match="the loss is nan at step 1: begin anew"):
+            log.on_log(None, state, TrainerControl(), {"loss": float("nan")})
+    assert run.metrics() == [{"step": 1, "loss": None}]
+
+
+def test_other_data_are_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set that has grown under the same path would be another order of rows."""
+    data, model = tiny_world(tmp_path), tiny_verifier(tmp_path)
+    settings: dict[str, Any] = {"data": data, "model": model, "out": tmp_path / "run", "seed": 0}
+    with monkeypatch.context() as patched:
+        patched.setattr(cold_start, "fine_tune", interrupted)
+        with pytest.raises(Interrupted):
+            cold_start.run(CONFIG, **settings, resume=False)
+    Run(data).finish({"edits": 25})
+    with pytest.raises(UserError, match=r"other settings \(inputs.content\)"):
+        cold_start.run(CONFIG, **settings, resume=True)
+
+
 class Interrupted(Exception):
     """Stands for Ctrl-C."""
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise Interrupted
 
 
 def test_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

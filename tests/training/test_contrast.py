@@ -92,6 +92,24 @@ def test_margin_and_tie_credit_by_hand() -> None:
     torch.testing.assert_close(contrast(scores, tie_credit=0.5), groups([1, 0.25], [0.5, 0.75]))
 
 
+@pytest.mark.parametrize("margin", [0.1, 0.4, 1.0])
+def test_a_gap_as_large_as_the_margin_does_not_win(margin: float) -> None:
+    """Scores with one decimal, of which float32 misses most: 0.3 - 0.2 is more than 0.1 in it, and 0.4 - 0.3 less."""
+    lower = torch.arange(0, 91) / 10
+    scores = torch.stack([lower + margin, lower], 1)[:, :, None]
+    assert contrast(scores, margin=margin).sum() == 0
+    assert contrast(scores, margin=margin - 0.05).min() == 1
+    permuted = torch.tensor([0.1, 0.2, 7.3, 5.6])
+    pair = torch.stack([permuted, permuted[[3, 0, 2, 1]]])[None]
+    assert group_metrics(pair, pair)["pair_ties"] == 1.0
+
+
+def test_equal_rewards_are_no_signal() -> None:
+    """The float32 mean of eight equal rewards may miss them by a rounding."""
+    scores = (torch.arange(101) / 10)[:, None, None].expand(-1, 2, 8)
+    assert group_metrics(scores, pointwise(scores))["signal_share"] == 0.0
+
+
 def test_a_failure_gets_no_credit_for_a_tie() -> None:
     """A Failure is neither above, nor below, nor within a margin."""
     rewards = contrast(groups([NAN, 5], [5, NAN]), margin=10, tie_credit=1.0)

@@ -232,7 +232,17 @@ def test_the_update_reads_a_prompt_once_and_learns_what_trl_learns(
     assert seen == [(10, 3)]
 
 
-SCRIPT = several_processes.__file__
+def two_processes(data: Path, model: Path, out: Path, more: dict[str, Any], *stop: int) -> Any:
+    """`several_processes` on a pair each."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    inputs = [data, model, out, 1, json.dumps(more), *stop]
+    return subprocess.run(
+        [*launch, several_processes.__file__, *map(str, inputs)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize("more", [{}, {"updates_per_batch": 2, "checkpoint_every": 2, "check_weight": 0.5}])
@@ -245,14 +255,7 @@ def test_two_processes_learn_what_one_learns(
     equally many traces: the mean over all. Weights differ by the order of float32 sums alone.
     """
     data, model = tiny_world(tmp_path), tiny_verifier(tmp_path)
-    inputs = [str(data), str(model), str(tmp_path / "of_2"), "1", json.dumps(more)]
-    made = subprocess.run(
-        [sys.executable, *["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"], SCRIPT, *inputs],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    made = two_processes(data, model, tmp_path / "of_2", more)
     assert made.returncode == 0, made.stderr[-2000:]
     monkeypatch.setattr(gcpo.GcpoTrainer, "_generate_single_turn", several_processes.written)
     monkeypatch.setattr(gcpo, "trace_verdict", several_processes.judge)
@@ -270,6 +273,20 @@ def test_two_processes_learn_what_one_learns(
     apart = max((expected[key] - found[key]).abs().max().item() for key in before)
     assert moved > 1e-4
     assert apart < 0.01 * moved
+
+
+def test_two_processes_go_on_with_the_pairs_that_are_due(tmp_path: Path) -> None:
+    """Eight pairs are four steps of two. Killed in the second epoch and resumed: the rewards of a run that was not."""
+    data, model, steps = tiny_world(tmp_path), tiny_verifier(tmp_path), {"steps": 7, "checkpoint_every": 5}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert two_processes(data, model, whole, steps).returncode == 0
+    assert two_processes(data, model, broken, steps, 6).returncode != 0
+    assert Run(broken).done is None
+    made = two_processes(data, model, broken, steps)
+    assert made.returncode == 0, made.stderr[-2000:]
+    for name in ("reward", "grad_norm"):
+        expected, found = ([line[name] for line in Run(out).metrics()] for out in (whole, broken))
+        assert found == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,16 @@ def scores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gcpo, "trace_verdict", verdict)
 
 
+def test_prompts_of_a_batch_end_together(base: Path, tmp_path: Path) -> None:
+    """Stock Qwen-VL pads right, where TRL, generation and the Bradley-Terry head take the prompt to end the row."""
+    folder = Path(shutil.copytree(base, tmp_path / "stock"))
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"padding_side": "right"}))
+    _, processor = load_backbone(folder, FULL)
+    found = processor.tokenizer(["red circle", "red"], padding=True)["attention_mask"]
+    assert found == [[1, 1], [0, 1]]
+
+
 def train(stage: str, backbone: BackboneConfig, world: Path, base: Path, out: Path) -> Weights:
     """One step of a stage (two of a cold start); the weights of its result."""
     if stage == "cold_start":

@@ -66,7 +66,7 @@ def test_half_a_character_does_not_come_through() -> None:
 
 
 def test_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEST_VERIFIER_KEY", "abc")
+    monkeypatch.setenv("TEST_VERIFIER_KEY", "abc\r\n")  # as a file with Windows' line ends leaves it
     with serving(lambda request, number: answer("x")) as server:
         ask(server.url, api_key_env="TEST_VERIFIER_KEY")
         ask(server.url)
@@ -80,6 +80,16 @@ def test_missing_key_and_wrong_address(monkeypatch: pytest.MonkeyPatch) -> None:
         OpenAIEngine("http://127.0.0.1:1/v1", "vlm", api_key_env="TEST_VERIFIER_KEY")
     with pytest.raises(UserError, match="no address of an API"):
         OpenAIEngine("localhost:8000", "vlm")
+    with pytest.raises(UserError, match="no address of an API"):
+        OpenAIEngine("http://localhost:port/v1", "vlm")
+
+
+@pytest.mark.parametrize("key", ["sk-s\u00e9cret", "sk-sec\nret"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_VERIFIER_KEY", key)
+    with pytest.raises(UserError, match="TEST_VERIFIER_KEY holds no API key") as caught:
+        OpenAIEngine("http://127.0.0.1:1/v1", "vlm", api_key_env="TEST_VERIFIER_KEY")
+    assert "sk-" not in str(caught.value)
 
 
 def test_server_that_gives_one_choice_at_a_time_is_asked_again_with_other_seeds() -> None:
@@ -100,8 +110,12 @@ def test_busy_then_fine(status: int) -> None:
 def test_retry_after_is_obeyed() -> None:
     with serving(lambda r, k: (429, "busy", {"retry-after": "3"}) if k == 0 else answer("x")) as server:
         assert ask(server.url)[1] == [3.0]
-    with serving(lambda r, k: (429, "busy", {"retry-after": "1e9"}) if k == 0 else answer("x")) as server:
-        assert ask(server.url)[1] == [30.0]
+    with serving(lambda r, k: (429, "busy", {"retry-after": "120"}) if k == 0 else answer("x")) as server:
+        assert ask(server.url)[1] == [120.0]  # longer than a pause of our own
+    with serving(lambda r, k: (429, "quota", {"retry-after": "86400"})) as server:
+        found, pauses = ask(server.url)  # tomorrow: the run goes on without it
+    assert pauses == []
+    assert found[0][0].failure.kind == "unreachable"
 
 
 def test_always_broken_is_a_failure_for_every_sample() -> None:
@@ -161,11 +175,16 @@ def test_finish_reasons_and_contents() -> None:
         choice("", "content_filter"),
         {"message": {"content": None}, "finish_reason": "stop"},
         {"message": {"content": [{"type": "text", "text": "in "}, {"type": "text", "text": "parts"}]}},
+        choice("[1] half of an ans", "error"),
+        choice("[1] half of an ans", "stop") | {"error": {"code": 502, "message": "provider fell over"}},
+        {"message": {"content": None, "refusal": "I cannot help with that"}, "finish_reason": "stop"},
     ]
     with serving(lambda request, number: (200, {"choices": choices})) as server:
-        cut, withheld, nothing, parts = ask(server.url, n=4)[0][0]
+        cut, withheld, nothing, parts, *broken = ask(server.url, n=7)[0][0]
     assert (cut.text, cut.finished) == ("cut", False)
-    assert withheld.failure.kind == "engine"
+    assert {completion.failure.kind for completion in (withheld, *broken)} == {"engine"}
+    assert "provider fell over" in broken[1].failure.text
+    assert "cannot help" in broken[2].failure.text
     assert (nothing.text, nothing.finished, nothing.failure) == ("", True, None)
     assert (parts.text, parts.finished) == ("in parts", True)
 

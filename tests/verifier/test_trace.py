@@ -13,13 +13,11 @@ from hypothesis import strategies as st
 
 from edit_r1.records import Check, Failure, FailureKind, Principle, Provenance, Verdict
 from edit_r1.verifier.trace import (
-    average_agrees,
     format_number,
     format_trace,
     parse_checks,
     parse_trace,
     plain_reason,
-    stated_average,
     thoughts,
 )
 
@@ -50,8 +48,6 @@ def test_case(case: dict[str, Any]) -> None:
         assert [check.reason for check in result.checks] == expected["reasons"]
     if "boxes" in expected:
         assert [list(c.box) if c.box else None for c in result.checks] == expected["boxes"]
-    if "average_agrees" in expected:
-        assert average_agrees(result) is expected["average_agrees"]
 
 
 def test_cases_name_every_failure_that_a_text_can_have() -> None:
@@ -118,11 +114,6 @@ def test_thoughts_have_no_power() -> None:
     assert (verdict.score, verdict.checks[0].met) == (1.0, False)
 
 
-def test_stated_average_ignores_the_reasoning() -> None:
-    assert stated_average("<think> <average> 0.9 </average> </think> <average> 0.2 </average>") == 0.2
-    assert stated_average("<think> <average> 0.9 </average> </think>") is None
-
-
 NASTY = st.sampled_from(
     ["<score>", "</score>", "< score >", "<think>", "</think>", "[1]", "[2]", "[ 3 ]", "[k]", "=> yes", "=> no", "=>",
      "<average>", "</average>", "<box>", "</box>", "**", "*", "\n", "7.5", "10", "-1", "nan", "yes", "no", "<", ">",
@@ -144,7 +135,6 @@ def test_round_trip(answers: list[tuple[bool, str, Any]], score: float) -> None:
     assert isinstance(verdict, Verdict), verdict
     assert verdict.score == score
     assert verdict.checks == tuple(Check(c.principle, c.met, plain_reason(c.reason), c.box) for c in checks)
-    assert average_agrees(verdict) in (True, None)
     assert format_trace(verdict.checks, verdict.score) == format_trace(checks, score)
 
 
@@ -200,10 +190,11 @@ def test_plain_reasons_stay_plain(reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["<", "[", "<|", "**", "=> ", "[1] ", "- ", "\n", "<score> ", "</think>", "<box> 1 ", "x\n"]
+    "piece", ["<", "[", "<|", "**", "=> ", "[1] ", "- ", " ", "\n", "<score> ", "</think>", "<box> 1 ", "x\n"]
 )
-def test_long_texts_take_linear_time(piece: str) -> None:
-    text = "[1] a\n" + piece * (200_000 // len(piece)) + "!"
+@pytest.mark.parametrize("head", ["[1] a\n", "<score>", "[1] a =>"])
+def test_long_texts_take_linear_time(head: str, piece: str) -> None:
+    text = head + piece * (200_000 // len(piece)) + "!"
     start = time.perf_counter()
     parse_trace(text, principles(1), PROVENANCE)
     plain_reason(text)

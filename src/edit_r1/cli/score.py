@@ -102,6 +102,9 @@ def as_text(
     if failures:
         kinds = sorted({verdict.kind for verdict in verdicts if isinstance(verdict, Failure)})
         lines.append(f"{failures} of {len(verdicts)} traces could not be read ({', '.join(kinds)})")
+    trouble = [v.text for v in verdicts if isinstance(v, Failure) and v.kind in ("engine", "unreachable")]
+    if trouble:
+        lines.append(f"the verifier gave no answer: {_printable(trouble[-1])[:200]}")
     if score is None:
         lines.append("no score")
     else:

@@ -112,9 +112,16 @@ def _read_line(text: str, place: str, folder: Path, line_cls: type[LineT]) -> Li
         errors = sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")
         raise UserError(f"{place}: {_explain(errors[0], line_cls)}") from error
     for name in line.images():
-        if not (folder / name).is_file():
-            raise UserError(f"{place}: no image at {folder / name}; check the path")
+        if not _is_file(folder / name):
+            raise UserError(f"{place}: no image at {str(folder / name)[:200]}; check the path")
     return line
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have, such as a data URL
+        return False
 
 
 def _explain(item: ErrorDetails, line_cls: type[TaskLine]) -> str:

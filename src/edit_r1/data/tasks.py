@@ -57,7 +57,8 @@ def run(config: TasksConfig, *, manifest: Path, out: Path, seed: int, resume: bo
         manifest: a `TaskLine` a line.
         out: the run directory.
         seed: of the order, and of the decomposer's exemplars and sampling.
-        resume: go on with what is in `out`: only principles that are missing are asked for.
+        resume: go on with what is in `out`: only principles that are missing are asked for. A finished run goes on too
+            when there are other lines than before, or when principles are missing.
         finish: leave out the tasks whose principles are missing.
 
     Returns:
@@ -73,13 +74,14 @@ def run(config: TasksConfig, *, manifest: Path, out: Path, seed: int, resume: bo
         namer.demand((place, line.given()) for place, line in lines)
         entries = _remember(tasks, [place for place, _ in lines])
         content = content_hash(entries, lines)
-        inputs = {"seed": seed, "tasks": str(manifest), "content": content, "prompt": prompt_hash("decompose")}
+        inputs = {"seed": seed, "tasks": str(manifest), "prompt": prompt_hash("decompose")}
         folder = Run.open(out, config, resume, inputs=inputs)
-        if folder.done is not None:
-            return folder.done
+        done = folder.settled(content, finish=finish)
+        if done is not None:
+            return done["summary"]
         journal = Journal(folder.path / "journal.jsonl")
         unnamed = {entry.key: partial(tasks.at, entry.index) for entry in entries if not entry.given}
-        named, answers = namer.name(unnamed, journal, finish=finish)
+        named, answers, missing = namer.name(unnamed, journal, finish=finish)
     found = [(entry, entry.given or named[entry.key]) for entry in entries]
     left_out = {lines[entry.index][0]: why for entry, why in found if isinstance(why, str)}
     kept = [replace(entry, given=given) for entry, given in found if not isinstance(given, str)]
@@ -95,7 +97,7 @@ def run(config: TasksConfig, *, manifest: Path, out: Path, seed: int, resume: bo
         "decomposer": answers.document(),
     }
     atomic_write(folder.path / "summary.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    folder.finish(document)
+    folder.finish({"content": content, "missing": missing, "summary": document})
     return document
 
 

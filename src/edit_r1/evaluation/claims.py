@@ -178,8 +178,9 @@ class Harness:
         asked = [{key: value for key, value in row.items() if key != "completion"} for row in lessons]
         cost, prompt_cost = row_flops(model, processor, lessons), row_flops(model, processor, asked)
         config = self.recipe.gcpo
-        drawn = config.steps // config.updates_per_batch * config.rows_per_step
-        budget = cost * drawn * (1 + FORWARD_AND_BACKWARD * config.updates_per_batch)
+        drawn, updates = config.steps // config.updates_per_batch * config.rows_per_step, config.updates_per_batch
+        # Each trace is written and trained on; where a batch has several updates, it is also read once before them.
+        budget = cost * drawn * (1 + (updates > 1) + FORWARD_AND_BACKWARD * updates)
         rest: dict[str, Any] = {
             "data": self._world(job.seed, job.label_noise), "model": start.model, "out": folder,
             "seed": job.seed, "resume": True,
@@ -218,7 +219,7 @@ class Harness:
                 scored = _judged(trained.model, pairs)
                 metrics = verifier_metrics(scored, [], traces_per_edit=0)
             else:
-                journal = folder / f"traces_{split}.jsonl"
+                journal = folder / f"traces_{split}_{self.recipe.digest(job.arm, job.size)}.jsonl"
                 inquiry = Inquiry(trained.model, data / name, len(pairs), journal, job.arm not in NO_CHECKLIST)
                 ask([inquiry], config, job.seed)
                 answers = read_answers(inquiry, pairs)

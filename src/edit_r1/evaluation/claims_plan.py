@@ -56,8 +56,8 @@ def collect(recipe: ClaimsRecipe, out: Path, results: Path) -> list[Job]:
 def gather(recipe: ClaimsRecipe, out: Path, results: Path) -> tuple[list[Row], list[Job]]:
     """The rows of every finished job, and the jobs that are not finished.
 
-    Rows that `results` has already stay, whichever machine they were made on; `out` adds those that it lacks. Rows
-    that were made with other settings than the recipe's are no rows of the plan, and are left out.
+    Rows that `results` has already stay, whichever machine they were made on and whatever their seed; `out` adds those
+    that the plan lacks. Rows that were made with other settings than the recipe's are left out.
 
     Raises:
         UserError: `results` is damaged.
@@ -67,7 +67,7 @@ def gather(recipe: ClaimsRecipe, out: Path, results: Path) -> tuple[list[Row], l
     for row in read_rows(results):
         known.setdefault(Job(row["arm"], row["size"], row["seed"], row["label_noise"]), []).append(row)
     jobs = plan(recipe.claims, noise)
-    others = [row for job, rows in known.items() if job not in jobs for row in rows]  # of other seeds or noises
+    more = {job: rows for job, rows in known.items() if job not in jobs and fit(rows, job, recipe)}
     found: dict[Job, list[Row]] = {}
     for job in jobs:
         file = job.folder(out, noise) / "rows.json"
@@ -75,7 +75,8 @@ def gather(recipe: ClaimsRecipe, out: Path, results: Path) -> tuple[list[Row], l
         for rows in (known.get(job, []), made):
             if rows and fit(rows, job, recipe):
                 found.setdefault(job, rows)
-    return [*(row for rows in found.values() for row in rows), *others], [job for job in jobs if job not in found]
+    rows = [row for each in (found | more).values() for row in each]
+    return rows, [job for job in jobs if job not in found]
 
 
 def fit(rows: Sequence[Row], job: Job, recipe: ClaimsRecipe) -> bool:

@@ -27,7 +27,7 @@ SETTINGS = ("gcpo", "score", "clip", "flow_sde", "dance_sde", "all_steps", "firs
 RISEN = 0.01
 """Of 1: a reward that gained less has not risen, and no share of it can be confirmed."""
 _T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""Student's t at 97.5%, by degrees of freedom."""
+"""Student's t at 97.5%, by degrees of freedom; more of them have a little less than the last."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Gain:
         """95% interval of the mean; None with fewer than two seeds."""
         if len(self.values) < 2:
             return None
-        half = _T95[len(self.values) - 1] * statistics.stdev(self.values) / len(self.values) ** 0.5
+        half = _T95[min(len(self.values) - 1, max(_T95))] * statistics.stdev(self.values) / len(self.values) ** 0.5
         return self.mean - half, self.mean + half
 
     def __str__(self) -> str:

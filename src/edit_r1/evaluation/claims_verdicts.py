@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from edit_r1.evaluation.claims_table import Gain, Row, chosen, difference, gain, table
+from edit_r1.evaluation.claims_table import NOISE, Gain, Row, chosen, difference, gain, table
 from edit_r1.stages import SIZES
 
 
@@ -55,8 +55,12 @@ def of_verifiers(rows: Sequence[Row]) -> list[Claim]:
 
 def _more(rows: Sequence[Row], large: str, small: str) -> Gain:
     """How much more GCPO adds at one size than at another, on the seeds that both have."""
-    seeds = [{row["seed"] for row in chosen(rows, arm="gcpo", size=size)} for size in (large, small)]
-    both = [row for row in rows if row["seed"] in seeds[0] & seeds[1]]
+    seeds = [
+        {row["seed"] for row in chosen(rows, arm=arm, size=size, label_noise=NOISE)}
+        for arm in ("gcpo", "cold_start")
+        for size in (large, small)
+    ]
+    both = [row for row in rows if row["seed"] in set.intersection(*seeds)]
     gains = (gain(both, "gcpo", "cold_start", "tie_half", size=size).values for size in (large, small))
     return Gain(tuple(a - b for a, b in zip(*gains, strict=True)))
 

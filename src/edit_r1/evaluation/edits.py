@@ -65,7 +65,7 @@ def run(
         model: the verifier's folder.
         out: the run directory.
         seed: of traces, intervals and the decomposer's sampling.
-        resume: go on with what is in `out`.
+        resume: go on with what is in `out`; a finished run too, when answers are missing.
         finish: leave out the edits that have no principles or no answer.
 
     Raises:
@@ -80,16 +80,17 @@ def run(
         namer.demand((place, line.given()) for place, line, _ in lines)
         entries = _remember(edits)
         _demand_one_checklist(entries, places)
+        content = content_hash(entries)
         inputs = {
-            "seed": seed, "edits": [str(path) for path in manifests], "model": str(model),
-            "content": content_hash(entries),
+            "seed": seed, "edits": [str(path) for path in manifests], "model": str(model), "content": content,
             "prompts": [prompt_hash(config.template), prompt_hash("decompose")],
         }  # fmt: skip
         folder = Run.open(out, config, resume, inputs=inputs)
-        if folder.done is not None:
-            return _read(folder.done)
+        done = folder.settled(content, finish=finish)
+        if done is not None:
+            return _read(done["comparison"])
         unnamed = {entry.task: partial(_task, edits, entry.index) for entry in entries if not entry.given}
-        named, _ = namer.name(unnamed, Journal(out / "principles.jsonl"), finish=finish)
+        named, _, unnamed_left = namer.name(unnamed, Journal(out / "principles.jsonl"), finish=finish)
     found = [(entry, entry.given or named[entry.task]) for entry in entries]
     left_out = {places[entry.index]: why for entry, why in found if isinstance(why, str)}
     asked = [replace(entry, given=given) for entry, given in found if not isinstance(given, str)]
@@ -105,7 +106,8 @@ def run(
     left_out |= {places[entry.index]: f"no answer ({trouble})" for entry in asked if entry.key not in said}
     result = _compare(asked, said, left_out)
     atomic_write(out / "edits.json", json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n")
-    folder.finish(asdict(result))
+    unjudged = sum(entry.key not in said for entry in asked)
+    folder.finish({"content": content, "missing": unnamed_left + unjudged, "comparison": asdict(result)})
     return result
 
 

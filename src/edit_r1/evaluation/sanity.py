@@ -25,7 +25,7 @@ from edit_r1.evaluation.sanity_verdict import SanityResult, as_text, conclude, s
 from edit_r1.files import atomic_path, atomic_write, disk_errors
 from edit_r1.records import Edit
 from edit_r1.runs.progress import track
-from edit_r1.runs.run import Run
+from edit_r1.runs.run import Run, made_from
 from edit_r1.stages import TEST_PAIRS, SanityConfig
 from edit_r1.verifier.local import load_verifier
 from edit_r1.world.tasks import WorldTask, world_task
@@ -48,10 +48,11 @@ def evaluate(
         UserError: the folders hold no verifier or no world, or `out` cannot be used.
     """
     model = model or assets.VERIFIER
-    run = Run.open(out, config, resume, inputs={"seed": seed, "data": str(data), "model": str(model)})
+    run = Run.open(out, config, resume, inputs={"seed": seed, **made_from(data), "model": str(model)})
     if run.done is not None:
         return SanityResult.model_validate(run.done)
-    tasks = first_tasks(data, config.tasks)
+    with run.unless_refused():
+        tasks = first_tasks(data, config.tasks)
     made = [edits_of(task, np.random.default_rng([seed, index])) for index, task in enumerate(tasks)]
     said = ask(model, made, config, out / "traces", seed)
     result = conclude(said, made, seed=seed)
@@ -100,6 +101,7 @@ def ask(
                 temperature=config.temperature,
                 max_tokens=config.max_tokens,
                 batch_size=config.batch_size,
+                aggregate=config.aggregate,
             )
             for name in due:
                 judged = verifier.score([edits[name] for edits in made], config.traces, seed)

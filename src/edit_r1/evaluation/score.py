@@ -12,7 +12,7 @@ from PIL.Image import Image
 from edit_r1.data.traces.asking import connect, shown
 from edit_r1.errors import UserError
 from edit_r1.records import Edit, EditTask, Failure, Principle
-from edit_r1.stages import EditConfig, EndpointConfig
+from edit_r1.stages import EditConfig, EndpointConfig, ServerConfig
 from edit_r1.verifier.decomposers import ChatDecomposer, GrammarDecomposer
 from edit_r1.verifier.local import load_verifier
 from edit_r1.verifier.served import served_verifier
@@ -73,7 +73,7 @@ def _asked(task: EditTask, decomposer: EndpointConfig, seed: int) -> tuple[Princ
     return found
 
 
-def verifier_place(config: EditConfig, given: Path | None, option: str) -> Path | EndpointConfig:
+def verifier_place(config: EditConfig, given: Path | None, option: str) -> Path | ServerConfig:
     """Where the verifier is: in the folder given with `option`, else behind the recipe's server, else the demo's.
 
     Raises:
@@ -86,7 +86,7 @@ def verifier_place(config: EditConfig, given: Path | None, option: str) -> Path 
 
 
 def verifier_at(
-    place: Path | EndpointConfig, config: EditConfig, *, temperature: float = 1.0, aggregate: str = "model"
+    place: Path | ServerConfig, config: EditConfig, *, temperature: float = 1.0, aggregate: str = "model"
 ) -> Verifier:
     """The verifier at a place, asked with the recipe's prompt.
 

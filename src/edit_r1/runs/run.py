@@ -6,15 +6,19 @@ environment.json   what it ran on; every resumption adds itself to `resumed`
 metrics.jsonl      one JSON object per line: {"step": 3, "reward": 0.71, ...}
 groups/000003/     pictures and texts of step 3
 checkpoint/        where to go on
+.lock              held while a process works on it
 done.json          the summary; a run without it is not finished
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
+import os
 import shutil
+import weakref
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,10 +33,18 @@ from edit_r1.runs.environment import environment
 
 __all__ = ["Run", "atomic_write", "read_metrics"]
 
+_LOCK = ".lock"
+
 
 def content_hash(*inputs: object) -> str:
     """16 hexadecimal digits of a run's data, for its `inputs`: other data under the same path is another run."""
     return hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]
+
+
+def made_from(data: Path) -> dict[str, str]:
+    """The inputs of a run on the data sets of another: their path, and a hash of what that run says of itself."""
+    source = Run(data)
+    return {"data": str(data), "content": content_hash(source.config.get("inputs"), source.done)}
 
 
 class Run:
@@ -58,7 +70,7 @@ class Run:
 
         Raises:
             UserError: the directory holds something and `resume` is off; it holds no run; the run there has another
-                configuration (the message names the keys); the place cannot be written.
+                configuration (the message names the keys); another process works on it; the place cannot be written.
         """
         document = dump(config)
         if inputs is not None:
@@ -67,14 +79,17 @@ class Run:
             raise UserError(f"{path} is a file; give --out a folder")
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-            empty = all(is_temporary(entry) for entry in path.iterdir())
+            empty = all(is_temporary(entry) or entry.name == _LOCK for entry in path.iterdir())
+        if not empty and not resume:
+            raise UserError(f"{path} is not empty; add --resume to go on with it, or give --out another folder")
+        if not empty and not (path / "config.json").exists():
+            raise UserError(f"{path} holds no run (no config.json); give --out another folder")
         run = cls(path)
+        run._hold()
         if empty:
             run._begin(document)
-        elif resume:
-            run._go_on(config, document)
         else:
-            raise UserError(f"{path} is not empty; add --resume to go on with it, or give --out another folder")
+            run._go_on(config, document)
         return run
 
     @property
@@ -138,9 +153,37 @@ class Run:
                 shutil.rmtree(self.path, ignore_errors=True)
             raise
 
+    def settled(self, content: str, *, finish: bool) -> dict[str, Any] | None:
+        """The summary of a run that asks others, if it is finished; else None, and the run goes on.
+
+        Args:
+            content: hash of what is asked about; a finished run goes on when that has changed.
+            finish: take what is there; else a finished run also goes on where its summary says that answers are
+                missing.
+        """
+        done = self.done
+        if done is not None and done["content"] == content and (finish or not done["missing"]):
+            return done
+        self.rewind(0)
+        return None
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write done.json, whole or not at all: from here on the run counts as finished."""
         atomic_write(self.path / "done.json", _json(summary))
+
+    def _hold(self) -> None:
+        """Keep other processes from the directory, as long as this object or this process lives."""
+        with disk_errors(self.path):
+            lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_WRONLY)
+        weakref.finalize(self, os.close, lock)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise UserError(
+                f"another process works on {self.path}; wait for it or stop it, or give --out another folder"
+            ) from error
+        except OSError:
+            return  # a file system without locks
 
     def _begin(self, document: Mapping[str, Any]) -> None:
         # config.json comes first: with it the directory is a run, and can be resumed.
@@ -149,9 +192,7 @@ class Run:
         self._begun_here = True
 
     def _go_on(self, config: BaseModel, document: Mapping[str, Any]) -> None:
-        before = _read_json(self.path / "config.json")
-        if before is None:
-            raise UserError(f"{self.path} holds no run (no config.json); give --out another folder")
+        before = self.config
         after = cast("dict[str, Any]", json.loads(_json(document)))
         changed = changed_keys(decisive(config, before), decisive(config, after))
         if changed:

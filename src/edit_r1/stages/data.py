@@ -48,8 +48,8 @@ class WorldConfig(Config):
     """Share of the training pairs that a simulated annotator labels the wrong way round; held-out pairs have none."""
 
 
-class EndpointConfig(Config):
-    """A chat endpoint that speaks OpenAI's protocol."""
+class ServerConfig(Config):
+    """A server that speaks OpenAI's protocol; a verifier behind one is asked with the settings of its user."""
 
     operational: ClassVar[frozenset[str]] = frozenset({"base_url", "api_key_env", "concurrency", "timeout", "retries"})
     base_url: str
@@ -58,14 +58,19 @@ class EndpointConfig(Config):
     """As the server calls it."""
     api_key_env: str | None = None
     """The environment variable that holds the key; without it no key is sent."""
-    temperature: float = Field(default=0.0, ge=0)
-    max_tokens: int = Field(default=2048, gt=0)
     concurrency: int = Field(default=8, gt=0, le=100)
     """Requests in flight at once; a client keeps at most 100 connections."""
     timeout: float = Field(default=120.0, gt=0)
     """Seconds for one request."""
     retries: int = Field(default=4, ge=0)
     """Further tries of a request after the first, with growing pauses."""
+
+
+class EndpointConfig(ServerConfig):
+    """A chat model, with how it is asked."""
+
+    temperature: float = Field(default=0.0, ge=0)
+    max_tokens: int = Field(default=2048, gt=0)
 
 
 class TeacherConfig(EndpointConfig):
@@ -110,8 +115,8 @@ class PairsConfig(Config):
     """`[pairs]`: preferences of people over real edits, made ready for GCPO (paper section 3)."""
 
     operational: ClassVar[frozenset[str]] = frozenset({"give_up_after"})
-    test_share: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the source images whose pairs are held out, as `pairs_test`."""
+    test_share: float = Field(default=0.1, ge=0, le=1)
+    """Share of the source images whose pairs are held out, as `pairs_test`; 1 for a bench."""
     decomposer: EndpointConfig | None = None
     """Names the principles of pairs that bring none."""
     give_up_after: int = Field(default=10, gt=0)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from edit_r1.config import Config
-from edit_r1.stages.data import Aggregation, EndpointConfig
+from edit_r1.stages.data import Aggregation, ServerConfig
 from edit_r1.stages.guards import GuardsConfig
 
 _OF_STOCHASTIC_STEPS = ("noise_level", "sde_steps", "clip")
@@ -27,8 +27,8 @@ class RewardConfig(Config):
 
     folder: str | None = None
     """Of a verifier that runs in this process."""
-    endpoint: EndpointConfig | None = None
-    """Or of one behind a server; of its settings `temperature` and `max_tokens` are editor GRPO's own."""
+    endpoint: ServerConfig | None = None
+    """Or one behind a server."""
     weight: float = Field(default=1.0, gt=0)
     checklist: bool = True
     """Whether it is asked about principles; one that was taught to write the score alone is not."""

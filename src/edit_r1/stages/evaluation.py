@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from edit_r1.config import Config
-from edit_r1.stages.data import Aggregation, EndpointConfig, Measured, SamplingConfig
+from edit_r1.stages.data import Aggregation, EndpointConfig, Measured, SamplingConfig, ServerConfig
 
 
 class EvaluateConfig(Config):
@@ -33,7 +33,7 @@ class CalibrationConfig(Config):
 
     pairs: int = Field(default=300, gt=0)
     template: Literal["compact", "verify"] = "compact"
-    traces: tuple[int, ...] = (1, 2, 4, 8)
+    traces: tuple[PositiveInt, ...] = Field(default=(1, 2, 4, 8), min_length=1)
     """Numbers of traces per edit; the largest is drawn, and its first ones are the others."""
     temperature: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=160, gt=0)
@@ -43,12 +43,14 @@ class CalibrationConfig(Config):
 class SanityConfig(Config):
     """`[sanity]`: the attacks that a verifier must withstand before an editor is trained with it.
 
-    The defaults ask it as the editor's training does: one greedy trace.
+    The defaults ask it as the editor's training does, for one greedy trace, and take the score as it is written.
     """
 
     tasks: int = Field(default=200, gt=0)
     template: Literal["compact", "verify"] = "compact"
     traces: int = Field(default=1, gt=0)
+    aggregate: Aggregation = "model"
+    """How a trace becomes a number; of the reward that an editor is trained with where that is another."""
     temperature: float = Field(default=0.0, ge=0)
     max_tokens: int = Field(default=160, gt=0)
     batch_size: int = Field(default=128, gt=0)
@@ -80,7 +82,7 @@ class EditsConfig(Config):
     """`[edits]`: editors compared by a verifier, on edits of one's own tasks."""
 
     operational: ClassVar[frozenset[str]] = frozenset({"give_up_after"})
-    endpoint: EndpointConfig | None = None
+    endpoint: ServerConfig | None = None
     """A verifier behind a server, where the command line names no folder; asked with the settings below."""
     decomposer: EndpointConfig | None = None
     """Names the principles of tasks that bring none."""
@@ -109,7 +111,7 @@ class EditConfig(SamplingConfig):
     template: Literal["compact", "verify"] = "compact"
     """The prompt; `verify` is for real verifiers."""
     max_tokens: int = Field(default=160, gt=0)
-    endpoint: EndpointConfig | None = None
+    endpoint: ServerConfig | None = None
     """A verifier behind a server, where the command line names no folder; asked with the settings above."""
     decomposer: EndpointConfig | None = None
     """Names the principles; without it they come from the grammar of the built-in world."""

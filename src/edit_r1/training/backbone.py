@@ -72,6 +72,7 @@ def trainer_arguments(config: BackboneConfig, out: Path, seed: int) -> dict[str,
         "remove_unused_columns": False,
         "report_to": "none",
         "disable_tqdm": True,
+        "logging_nan_inf_filter": False,  # a loss that is no number is not logged as one
         "bf16": config.bf16,
         "gradient_checkpointing": config.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},

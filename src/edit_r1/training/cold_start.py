@@ -21,6 +21,7 @@ from edit_r1.data.gold import truth_of
 from edit_r1.data.store import JudgedEdit, KeptTrace, read_edits, read_traces
 from edit_r1.errors import UserError
 from edit_r1.records import Failure, Provenance
+from edit_r1.runs.run import made_from
 from edit_r1.stages import EDITS, TRACES, ColdStartConfig, TraceForm
 from edit_r1.training.backbone import load_backbone
 from edit_r1.training.hard_cases import harden, with_other_questions
@@ -117,7 +118,7 @@ def run(config: ColdStartConfig, *, data: Path, model: Path | None, out: Path, s
         UserError: `data` holds a text that cannot be read.
     """
     shipped = {} if model else {"shipped": assets.fingerprint(assets.VERIFIER)}
-    folder = open_run(out, config, resume, {"seed": seed, "data": str(data), "model": str(model), **shipped})
+    folder = open_run(out, config, resume, {"seed": seed, **made_from(data), "model": str(model), **shipped})
     if folder.done is not None:
         return
     torch.manual_seed(seed)

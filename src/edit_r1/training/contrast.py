@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_ROUNDING = 1e-4
+"""Of a point: differences of scores and margins with decimals miss what they are by less in float32."""
+
 
 def contrast(scores_P2N: Tensor, margin: float = 0.0, tie_credit: float = 0.0) -> Tensor:
     """Inter-group rewards (paper section 3): [P, 2, N] scores, winner first, to [P, 2, N] rewards in [0, 1].
@@ -23,7 +26,7 @@ def contrast(scores_P2N: Tensor, margin: float = 0.0, tie_credit: float = 0.0) -
     """
     winner, loser = scores_P2N[:, 0], scores_P2N[:, 1]
     gap = winner[:, :, None] - loser[:, None, :]  # [P, N winner, N loser]; NaN fails every comparison below
-    won = (gap > margin) + tie_credit * (gap.abs() <= margin)
+    won = (gap > margin + _ROUNDING) + tie_credit * (gap.abs() <= margin + _ROUNDING)
     readable_winner, readable_loser = (~winner.isnan()).sum(1), (~loser.isnan()).sum(1)
     reward_winner = won.sum(2) / readable_loser.clamp(min=1)[:, None]
     reward_loser = won.sum(1) / readable_winner.clamp(min=1)[:, None]
@@ -53,9 +56,10 @@ def group_metrics(scores_P2N: Tensor, rewards_P2N: Tensor) -> dict[str, float]:
     means = scores_P2N.nanmean(-1)
     margin = means[:, 0] - means[:, 1]
     known = ~margin.isnan()
+    spread = rewards_P2N.amax(-1) - rewards_P2N.amin(-1)
     return {
-        "pair_accuracy": ((margin > 0) & known).float().mean().item(),
-        "pair_ties": (~known | (margin == 0)).float().mean().item(),
+        "pair_accuracy": ((margin > _ROUNDING) & known).float().mean().item(),
+        "pair_ties": (~known | (margin.abs() <= _ROUNDING)).float().mean().item(),
         "failure_rate": scores_P2N.isnan().float().mean().item(),
-        "signal_share": (centred(rewards_P2N).abs().amax((1, 2)) > 0).float().mean().item(),
+        "signal_share": (spread.amax(1) > _ROUNDING).float().mean().item(),
     }

@@ -26,7 +26,7 @@ from edit_r1.errors import UserError
 from edit_r1.records import Edit
 from edit_r1.runs.checkpoint import load_checkpoint, save_checkpoint
 from edit_r1.runs.progress import notice, track
-from edit_r1.runs.run import Run
+from edit_r1.runs.run import Run, made_from
 from edit_r1.stages import EditorGrpoConfig
 from edit_r1.training.editor_advantages import Advantages, advantages
 from edit_r1.training.editor_groups import record_groups
@@ -182,7 +182,7 @@ def run(
     `config.rewards` may name more verifiers, or all of them. Leaves `out/model` (the whole editor) and, where LoRA was
     trained, `out/lora` (for diffusers' `load_lora_weights`), both with the mean weights.
     """
-    inputs = {"seed": seed, "data": str(data), "model": str(model), "verifier": str(verifier)}
+    inputs = {"seed": seed, **made_from(data), "model": str(model), "verifier": str(verifier)}
     folder = open_run(out, config, resume, inputs)
     if folder.done is not None:
         return

@@ -23,6 +23,7 @@ from edit_r1.errors import UserError
 from edit_r1.files import disk_errors
 from edit_r1.records import Edit, Failure, Principle, Provenance, Verdict
 from edit_r1.runs.progress import track
+from edit_r1.runs.run import made_from
 from edit_r1.stages import PROBE, TRACES, TRAIN_PAIRS, GcpoConfig
 from edit_r1.training.backbone import adapter, freeze, load_backbone, micro_batches, trainer_arguments
 from edit_r1.training.gcpo_trainer import GcpoTrainer
@@ -175,7 +176,10 @@ def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, re
     Raises:
         UserError: `data` has fewer pairs than a step takes, or no truth where `check_weight` needs it.
     """
-    folder = open_run(out, config, resume, {"seed": seed, "data": str(data), "model": str(model)})
+    inputs = {"seed": seed, **made_from(data), "model": str(model)}
+    if config.probe is not None:
+        inputs["probe"] = made_from(Path(config.probe))["content"]
+    folder = open_run(out, config, resume, inputs)
     if folder.done is not None:
         return
     with folder.unless_refused():

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -55,6 +55,10 @@ def rows_of(pair: int, traces: int) -> list[int]:
 logging.getLogger("trl.trainer.grpo_trainer").setLevel(logging.ERROR)
 
 
+_ROUNDING = 2e-3
+"""Advantages of a group that differ by less do so by rounding: rewards are shares of N traces or of 10 points."""
+
+
 class GcpoTrainer(GRPOTrainer):
     """See the module. `settings` says how scores become rewards, and whether pairs without signal are replaced."""
 
@@ -62,6 +66,7 @@ class GcpoTrainer(GRPOTrainer):
     num_generations: int
     _tokenizer: Any
     _parts: list[dict[str, Any]] | None = None  # the generation batch, in the pieces that pass through the model
+    _pairs: PairSampler
 
     def __init__(self, *args: Any, settings: GcpoConfig, **kwargs: Any) -> None:
         self._settings = settings
@@ -77,7 +82,15 @@ class GcpoTrainer(GRPOTrainer):
             shuffle=True,
             seed=self.args.seed,
         )
-        return PairSampler(pairs, self.num_generations)
+        self._pairs = PairSampler(pairs, self.num_generations)
+        return self._pairs
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """TRL's, in which several processes find the sampler too where a resumed run skips what it has seen."""
+        loader: Any = super().get_train_dataloader()
+        if self.accelerator.num_processes > 1:
+            loader.set_sampler(self._pairs)
+        return loader
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         """Prepare the N equal prompts of a group once, pictures included."""
@@ -123,6 +136,14 @@ class GcpoTrainer(GRPOTrainer):
         for name, value in group_metrics(scores, total.view_as(scores)).items():
             self._metrics["train"][name].append(value)
         return rewards
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        # The mean of equal rewards may miss them by a rounding, which a standard deviation then makes large.
+        groups = batch["advantages"].view(-1, self.num_generations)
+        flat = groups.amax(1, keepdim=True) - groups.amin(1, keepdim=True) < _ROUNDING
+        batch["advantages"] = groups.masked_fill(flat, 0.0).flatten()
+        return batch
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         # As TRL does in training, but for its shuffling: the traces of a prompt stay side by side, to share it below.
@@ -173,9 +194,10 @@ class GcpoTrainer(GRPOTrainer):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Log-probabilities and entropies [R, K] of answers, `batch_size` rows at a time.
 
-        TRL's plain path is taken where a model is wrapped.
+        TRL's plain path is taken where a model is wrapped, or sharded.
         """
-        if model is not self.accelerator.unwrap_model(model) or self.args.gradient_checkpointing:
+        wrapped = self.is_fsdp_enabled or model is not self.accelerator.unwrap_model(model)
+        if wrapped or self.args.gradient_checkpointing:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **inputs
             )

@@ -52,8 +52,13 @@ def device() -> torch.device:
 
 
 def open_run(path: Path, config: BaseModel, resume: bool, inputs: Mapping[str, Any]) -> Run:
-    """`Run.open` in the first process; the others follow once the directory is there."""
+    """`Run.open` in the first process; the others follow once the directory is there.
+
+    How many there are is part of a run: with another number a step has other rows, and its data begin elsewhere.
+    """
     here = process()
+    if here.num_processes > 1:
+        inputs = {**inputs, "processes": here.num_processes}
     with here.main_process_first():
         return Run.open(path, config, resume, inputs=inputs) if here.is_main_process else Run(path)
 

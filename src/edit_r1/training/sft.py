@@ -5,6 +5,7 @@ Also what every trainer of a verifier shares: its log, its checkpoints and its e
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from edit_r1.errors import UserError
 from edit_r1.files import disk_errors
 from edit_r1.runs.progress import Tracker, track
 from edit_r1.runs.run import Run
@@ -49,11 +51,21 @@ class RunLog(TrainerCallback):
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        """Record what was measured; the summary at the end of training is not a step."""
-        if logs and "loss" in logs and state.is_world_process_zero:
-            metrics = {key: float(value) for key, value in logs.items() if key != "epoch" and value is not None}
+        """Record what was measured; the summary at the end of training is not a step.
+
+        Raises:
+            UserError: the loss is no number; what was trained then is worth nothing.
+        """
+        if not logs or "loss" not in logs:
+            return
+        metrics = {key: float(value) for key, value in logs.items() if key != "epoch" and value is not None}
+        if state.is_world_process_zero:
             self._run.log(state.global_step, **metrics)
             self._bar.advance(0, loss=metrics["loss"])
+        if not math.isfinite(metrics["loss"]):
+            raise UserError(
+                f"the loss is {metrics['loss']} at step {state.global_step}: begin anew with a lower learning_rate"
+            )
 
 
 def last_checkpoint(out: Path) -> Path | None:
@@ -116,11 +128,14 @@ def finish(run: Run, trainer: Trainer, processor: Any, summary: dict[str, Any]) 
     state = trainer.accelerator.get_state_dict(trainer.model)  # gathered, where processes hold parts of it
     if process().is_main_process:
         model: Any = trainer.accelerator.unwrap_model(trainer.model)
+        # Servers sample by the file of a model folder; the policy is that of the bare temperature, as in this process.
+        model.generation_config.update(do_sample=True, temperature=1.0, top_p=1.0, top_k=0, repetition_penalty=1.0)
         with disk_errors(run.path):
             if is_peft_model(model):
                 model.save_pretrained(run.path / "adapter", state_dict=state)
                 base = model.get_base_model()
                 fresh, _ = load_verifier_model(Path(base.name_or_path), dtype=base.dtype)
+                fresh.generation_config = model.generation_config
                 PeftModel.from_pretrained(fresh, run.path / "adapter").merge_and_unload().save_pretrained(
                     run.path / "model"
                 )

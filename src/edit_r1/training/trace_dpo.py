@@ -22,6 +22,7 @@ from edit_r1.errors import UserError
 from edit_r1.files import append_line, disk_errors, drop_partial_line
 from edit_r1.records import Failure
 from edit_r1.runs.progress import track
+from edit_r1.runs.run import made_from
 from edit_r1.stages import TRAIN_PAIRS, TraceDpoConfig
 from edit_r1.training.backbone import adapter, load_backbone, trainer_arguments
 from edit_r1.training.contrast import contrast
@@ -93,18 +94,18 @@ def _score(completion: Completion, questions: list[str]) -> float:
 def run(config: TraceDpoConfig, *, data: Path, model: Path, out: Path, seed: int, resume: bool) -> None:
     """Train the verifier in `model` on traces of the pairs in `data`; the result is `out/model`."""
     check_alone("DPO on trace pairs")
-    folder = open_run(out, config, resume, {"seed": seed, "data": str(data), "model": str(model)})
+    folder = open_run(out, config, resume, {"seed": seed, **made_from(data), "model": str(model)})
     if folder.done is not None:
         return
     torch.manual_seed(seed)
     with folder.unless_refused():
         policy, processor = load_backbone(model, config.backbone)
         rows = list(pair_rows(read_pairs(data / TRAIN_PAIRS), 0, config.backbone.template, gold=False))
-    policy.to(device())
-    engine = TransformersEngine(policy, processor, name=str(model), batch_size=128)
-    made = sampled_pairs(engine, rows, config, seed, out / "trace_pairs.jsonl")
-    if not made:
-        raise UserError(f"no image has two traces of different reward: give --model {model} a cold start first")
+        policy.to(device())
+        engine = TransformersEngine(policy, processor, name=str(model), batch_size=128)
+        made = sampled_pairs(engine, rows, config, seed, out / "trace_pairs.jsonl")
+        if not made:
+            raise UserError(f"no image has two traces of different reward: give --model {model} a cold start first")
     dataset = Dataset.from_list(made)
     last, done = resume_point(folder, resume)
     with track("DPO", total=config.steps, start=done, console=console()) as bar:

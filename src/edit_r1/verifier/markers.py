@@ -44,6 +44,13 @@ def tag(name: str, *, closing: bool = False) -> re.Pattern[str]:
 SCORE_OPEN, SCORE_CLOSE = tag("score"), tag("score", closing=True)
 
 
+def without_bold(text: str) -> str:
+    """`text` without `**`, which the parser does not see: a tag or an arrow may be hidden by it (`<sc**ore>`)."""
+    while "**" in text:
+        text = text.replace("**", "")
+    return text
+
+
 def neutralise(text: str) -> str:
     """Defuse control tokens, our tags, check markers and answers in `text`; everything else stays as it is.
 

@@ -22,7 +22,7 @@ from PIL.Image import Image
 from edit_r1.errors import UserError
 from edit_r1.images import image_hash
 from edit_r1.records import EditTask, Principle, PrincipleCategory
-from edit_r1.verifier.markers import neutralise
+from edit_r1.verifier.markers import neutralise, without_bold
 
 __all__ = [
     "SYSTEMS",
@@ -79,8 +79,8 @@ class Exemplar:
 
 
 def one_line(text: str) -> str:
-    """Outside text made fit for a prompt: neutralised, runs of white space turned into one space. Idempotent."""
-    return " ".join(neutralise(text).split())
+    """Outside text made fit for a prompt: neutralised, no `**`, one space for a run of white space. Idempotent."""
+    return " ".join(neutralise(without_bold(text)).split())
 
 
 @lru_cache(maxsize=8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edit_r1.stages import EndpointConfig
+from edit_r1.stages import ServerConfig
 from edit_r1.verifier.aggregation import PROBABILISTIC
 from edit_r1.verifier.decomposers import Decomposer
 from edit_r1.verifier.engines.openai_engine import OpenAIEngine
@@ -10,7 +10,7 @@ from edit_r1.verifier.verifier import Verifier
 
 
 def served_verifier(
-    server: EndpointConfig,
+    server: ServerConfig,
     *,
     template: str,
     temperature: float,
@@ -19,7 +19,7 @@ def served_verifier(
     decomposer: Decomposer | None = None,
     checklist: bool = True,
 ) -> Verifier:
-    """The verifier at an endpoint; of the endpoint's own settings `temperature` and `max_tokens` are not used.
+    """The verifier behind a server.
 
     Raises:
         UserError: the address is none, or the key's environment variable is not set.

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
+from safetensors import SafetensorError
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import (
@@ -192,17 +193,27 @@ def load_verifier_model(path: str | Path, dtype: torch.dtype | str = "auto") -> 
         raise UserError(
             f"{folder} is no verifier model: it has no config.json; give a folder that `edit-r1 verifier` wrote"
         )
-    kind = json.loads(config.read_text()).get("model_type")
+    damaged = "is its download whole? give a folder with all files of a verifier"
+    try:
+        kind = json.loads(config.read_text())["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{config} cannot be read ({error!r}): {damaged}") from error
     if kind not in ("qwen3_vl", "qwen2_5_vl", "qwen2_vl"):
         raise UserError(f"{folder} holds a model of type {kind!r}; a verifier is a Qwen-VL model")
-    model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, dtype=dtype)
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, dtype=dtype)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"the weights in {folder} cannot be read ({error}): {damaged}") from error
     if (folder / "processor_config.json").is_file() and "TinyQwenProcessor" in (
         folder / "processor_config.json"
     ).read_text():
-        return model, TinyQwenProcessor.from_pretrained(folder)
-    try:
-        return model, AutoProcessor.from_pretrained(folder)
-    except ImportError as error:
-        raise UserError(
-            f"the processor in {folder} needs torchvision; install the build that goes with your torch"
-        ) from error
+        processor = TinyQwenProcessor.from_pretrained(folder)
+    else:
+        try:
+            processor = AutoProcessor.from_pretrained(folder)
+        except ImportError as error:
+            raise UserError(
+                f"the processor in {folder} needs torchvision; install the build that goes with your torch"
+            ) from error
+    processor.tokenizer.padding_side = "left"  # stock Qwen-VL pads right; answers follow the prompts of a batch
+    return model, processor

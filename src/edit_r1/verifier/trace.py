@@ -20,7 +20,7 @@ What is read, and how:
 | several arrows on the line | the last one is the answer |
 | checks out of order | put in order |
 | a `<box>` in a reason | moved into `Check.box` (the last one); if it is not four ordered whole numbers it stays text |
-| no `<average>`, or one that disagrees with the checks | the score counts; `average_agrees` tells |
+| no `<average>`, or one that disagrees with the checks | the score counts |
 | `Score: <score> 7 </score>`, `<score>` on three lines, `7/10` in the tag | 7 |
 | an empty principle list | a verdict of a score alone ("think only" in the paper) |
 
@@ -49,7 +49,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from edit_r1.records import Check, Failure, FailureKind, Principle, Provenance, Verdict
-from edit_r1.verifier.markers import ARROW, SCORE_CLOSE, SCORE_OPEN, neutralise, tag
+from edit_r1.verifier.markers import ARROW, SCORE_CLOSE, SCORE_OPEN, neutralise, tag, without_bold
 
 Box = tuple[int, int, int, int]
 
@@ -58,7 +58,7 @@ _AVERAGE_OPEN, _AVERAGE_CLOSE = tag("average"), tag("average", closing=True)
 _BULLETS = r"[-*•>#\s]*"
 _MARKER = re.compile(rf"{_BULLETS}\[\s*([0-9]+)\s*\](.*)", re.DOTALL)
 _TEMPLATE_MARKER = re.compile(rf"{_BULLETS}\[\s*(?:k|n|i|number)\s*\]", re.IGNORECASE)
-_ANSWER = re.compile(rf"{ARROW}\s*[\"'`]?\s*(yes|no)\s*[.!]?\s*[\"'`]?\s*[.!]?$", re.IGNORECASE)
+_ANSWER = re.compile(rf"{ARROW}\s*+[\"'`]?\s*+(yes|no)\s*+[.!]?\s*+[\"'`]?\s*+[.!]?$", re.IGNORECASE)
 _TEMPLATE_ANSWER = re.compile(
     rf"{ARROW}\s*(?:yes\s*(?:or|/|\|)\s*no|no\s*(?:or|/|\|)\s*yes|<\s*answer\s*>|\.\.\.|…)\s*[.]?\s*$", re.IGNORECASE
 )
@@ -67,8 +67,7 @@ _TAG_LINE = re.compile(
     r"(?:(?:final\s+|overall\s+)?score\s*:\s*)?(?:<\s*score\s*>([^<]*)<\s*/\s*score\s*>)?\s*[.]?",
     re.IGNORECASE,
 )
-_SPLIT_TAG = re.compile(r"(<\s*(score|average)\s*>)\s*([^<\n]*?)\s*(<\s*/\s*\2\s*>)", re.IGNORECASE)
-_AVERAGE = re.compile(r"<\s*average\s*>\s*([0-9]+(?:\.[0-9]+)?)\s*<\s*/\s*average\s*>", re.IGNORECASE)
+_SPLIT_TAG = re.compile(r"(<\s*(score|average)\s*>)\s*+([^<\n]*+)\s*+(<\s*/\s*\2\s*>)", re.IGNORECASE)
 _PLACEHOLDER = re.compile(
     r"[xynsk]|\.\.\.|…|score|number|a number|value|0\s*(?:-|–|to|\.\.)\s*10|\{.*\}|\[.*\]|_+|\?+", re.IGNORECASE
 )
@@ -81,9 +80,7 @@ _BOX = re.compile(
 
 def plain_reason(text: str) -> str:
     """A reason as a trace may carry it: one line, without bold marks, control tokens, tags or markers. Idempotent."""
-    while "**" in text:
-        text = text.replace("**", "")
-    return " ".join(neutralise(text).split())
+    return " ".join(neutralise(without_bold(text)).split())
 
 
 def format_number(value: float) -> str:
@@ -154,20 +151,6 @@ def thoughts(text: str) -> str:
     return neutralise(reasoning).strip()
 
 
-def stated_average(text: str) -> float | None:
-    """The average a trace states outside its reasoning, or None: a diagnostic, never used for the score."""
-    found = _AVERAGE.findall(_after_thinking(text))
-    return float(found[-1]) if found else None
-
-
-def average_agrees(verdict: Verdict) -> bool | None:
-    """Whether the stated average is the share of met checks, to its one decimal; None if not stated."""
-    stated = stated_average(verdict.trace)
-    if stated is None or not verdict.checks:
-        return None
-    return abs(stated - sum(check.met for check in verdict.checks) / len(verdict.checks)) <= 0.05 + 1e-9
-
-
 @dataclass
 class _Block:
     """One check as written: its number, its lines, and its answer once a line ends in one."""
@@ -228,9 +211,7 @@ class _Layout:
 
 def _after_thinking(text: str) -> str:
     """What follows the last end of reasoning, without bold marks and with one kind of line end."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    while "**" in text:
-        text = text.replace("**", "")
+    text = without_bold(text.replace("\r\n", "\n").replace("\r", "\n"))
     ends = list(_THINK_CLOSE.finditer(text))
     return text[ends[-1].end() :] if ends else text
 

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from edit_r1.data.pairs.audit import Entry, Ledger, audit, split, summary
@@ -44,7 +45,8 @@ def run(config: PairsConfig, *, source: Source, out: Path, seed: int, resume: bo
         source: the preferences.
         out: the run directory.
         seed: of the split, and of the decomposer's exemplars and sampling.
-        resume: go on with what is in `out`: only principles that are missing are asked for.
+        resume: go on with what is in `out`: only principles that are missing are asked for. A finished run goes on too
+            when there are other rows than before, or when principles are missing.
         finish: leave out the pairs whose principles are missing.
 
     Returns:
@@ -59,35 +61,36 @@ def run(config: PairsConfig, *, source: Source, out: Path, seed: int, resume: bo
         namer.demand((row.name, row.principles) for row in rows if row is not None)
         ledger = Ledger()
         entries = _sift(_remember(rows, ledger, own=source.form == "jsonl"), ledger)
-        if not split(entries, config.test_share, seed)[0]:
-            reasons = _reasons(ledger, len(entries))
-            raise UserError(f"no pair is left to train on ({reasons}); bring more pairs, or change test_share")
+        if not entries:
+            raise UserError(f"no pair is left ({_reasons(ledger)}); bring more pairs")
         inputs = {
-            "seed": seed, "pairs": str(source.path), "content": content_hash(entries), "format": source.form,
-            "images": str(source.images or ""), "prompt": prompt_hash("decompose"),
+            "seed": seed, "pairs": str(source.path), "format": source.form, "images": str(source.images or ""),
+            "prompt": prompt_hash("decompose"),
         }  # fmt: skip
-        folder = Run.open(out, config, resume, inputs=inputs)
-        if folder.done is not None:
-            return folder.done
+        folder, content = Run.open(out, config, resume, inputs=inputs), content_hash(entries)
+        done = folder.settled(content, finish=finish)
+        if done is not None:
+            return done["summary"]
         journal = Journal(folder.path / "journal.jsonl")
         unnamed = {entry.task: partial(_task, rows, entry.index) for entry in entries if not entry.given}
-        named, answers = namer.name(unnamed, journal, finish=finish)
+        named, answers, missing = namer.name(unnamed, journal, finish=finish)
     entries = _with_principles(entries, named, ledger)
     train, test = split(entries, config.test_share, seed)
-    if not train:
-        reasons = _reasons(ledger, len(test))
-        raise UserError(f"no pair is left to train on ({reasons}); see what the decomposer answered in {journal.path}")
-    _write(folder.path / TRAIN_PAIRS, rows, train)
-    if test:
-        _write(folder.path / TEST_PAIRS, rows, test)
+    if not entries:
+        raise UserError(f"no pair is left ({_reasons(ledger)}); see what the decomposer answered in {journal.path}")
+    for name, part in ((TRAIN_PAIRS, train), (TEST_PAIRS, test)):
+        if part:
+            _write(folder.path / name, rows, part)
+        else:
+            rmtree(folder.path / name, ignore_errors=True)  # of a run that was finished with other rows
     document = summary(ledger, train, test, answers)
     atomic_write(folder.path / "summary.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    folder.finish(document)
+    folder.finish({"content": content, "missing": missing, "summary": document})
     return document
 
 
-def _reasons(ledger: Ledger, held_out: int) -> str:
-    return ", ".join(f"{reason} {count}" for reason, count in [*ledger.counts(), ("held_out", held_out)])
+def _reasons(ledger: Ledger) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in ledger.counts())
 
 
 def _remember(rows: Records[Row | None], ledger: Ledger, *, own: bool) -> list[Entry]:

@@ -40,8 +40,10 @@ class Namer:
         Raises:
             UserError: one does not; the message names it.
         """
+        if self._endpoint is not None:
+            return
         for place, given in places:
-            if not given and self._endpoint is None:
+            if not given:
                 raise UserError(
                     f"{place} has no principles, and there is no [{self._section}.decomposer] to name them: give each "
                     "its own, or name a chat model in a recipe (docs/traces.md has the keys)"
@@ -49,17 +51,20 @@ class Namer:
 
     def name(
         self, tasks: Mapping[str, Callable[[], EditTask]], journal: Journal, *, finish: bool = False
-    ) -> tuple[Named, Answers]:
-        """The principles of tasks by key; each is opened when its turn comes, and what the journal has is not asked.
+    ) -> tuple[Named, Answers, int]:
+        """The principles of tasks by key, how many answers could be read, and how many there are not.
+
+        Each task is opened when its turn comes, and what the journal has is not asked.
 
         Raises:
             UserError: answers are missing and `finish` is off.
         """
+        missing: list[Request] = []
         if self._endpoint is not None:
             missing = ask_principles(self._endpoint, tasks, journal, give_up_after=self._patience, seed=self._seed)
             if missing and not finish:
                 raise UserError(shortfall(missing, journal, journal.path.parent))
-        return named_principles(tasks, journal)
+        return *named_principles(tasks, journal), len(missing)
 
 
 def ask_principles(

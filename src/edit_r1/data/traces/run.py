@@ -35,7 +35,7 @@ def run(config: TracesConfig, *, edits: Path, out: Path, seed: int, resume: bool
         out: the run directory.
         seed: of the sampling and of the decomposer's exemplars.
         resume: go on with what is in `out`: only what has no answer there is asked for. A finished run goes on too
-            when there are other edits than before, such as new lines of the manifest.
+            when there are other edits than before, such as new lines of the manifest, or when answers are missing.
         finish: select even if answers are missing.
 
     Returns:
@@ -49,10 +49,9 @@ def run(config: TracesConfig, *, edits: Path, out: Path, seed: int, resume: bool
     with closing(Inquiry(config, records, seed)) as inquiry:
         inputs = {"seed": seed, "edits": str(edits), "prompts": inquiry.prompts}
         folder = Run.open(out, config, resume, inputs=inputs)
-        done = folder.done
-        if done is not None and done.get("content") == inquiry.content:
+        done = folder.settled(inquiry.content, finish=finish)
+        if done is not None:
             return done["statistics"]
-        folder.rewind(0)  # finished or not: there are edits to ask about
         journal = Journal(folder.path / "journal.jsonl")
         missing = inquiry.ask_principles(journal) + inquiry.ask_texts(journal)
         if missing and not finish:
@@ -66,7 +65,7 @@ def run(config: TracesConfig, *, edits: Path, out: Path, seed: int, resume: bool
             raise UserError(f"no edit has a text to keep ({reasons}); see what the models wrote in {journal.path}")
         write_traces(folder.path / TRACES, chain([first], kept))
         document = statistics.document()
-        folder.finish({"content": inquiry.content, "statistics": document})
+        folder.finish({"content": inquiry.content, "missing": len(missing), "statistics": document})
         return document
 
 

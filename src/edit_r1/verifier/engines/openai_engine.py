@@ -34,6 +34,9 @@ JSON = Mapping[str, object]
 _OK = 200
 _BUSY = {408, 409, 425, 429}
 _MAX_PAUSE = 30.0
+_MAX_WAIT = 300.0
+_WITHHELD = {"content_filter", "error", "abort"}
+"""Reasons to finish after which there is no answer, though the status is 200."""
 _TOP_LOGPROBS = 20
 
 
@@ -51,14 +54,15 @@ class OpenAIEngine:
             it is to be asked at temperature 1.
         concurrency: requests in flight at once.
         retries: further tries after the first.
-        backoff: seconds before the first further try; doubles each time, up to 30 s; `Retry-After` is obeyed.
+        backoff: seconds before the first further try; doubles each time, up to 30 s; `Retry-After` is obeyed, and a
+            server that asks for more than five minutes is not asked again.
         timeout: seconds for one request.
         system: a system message that goes before every question; empty for none.
         extra: fields merged into every request, for what one server needs and others do not know.
         sleep: replaced in tests.
 
     Raises:
-        UserError: the variable that should hold the key is not set, or `base_url` is no http address.
+        UserError: the variable that should hold the key is not set or holds none, or `base_url` is no http address.
     """
 
     def __init__(
@@ -89,7 +93,13 @@ class OpenAIEngine:
         self._extra = dict(extra or {})
         self._sleep = sleep
         self._down = threading.Event()  # set once a prompt ran out of tries to connect: the others then try only once
-        self._client = httpx.Client(base_url=base_url.rstrip("/") + "/", headers=_headers(api_key_env), timeout=timeout)
+        try:
+            address = httpx.URL(base_url.rstrip("/") + "/")
+        except httpx.InvalidURL as error:
+            raise UserError(
+                f"{base_url!r} is no address of an API ({error}): write it as http://host:port/v1"
+            ) from error
+        self._client = httpx.Client(base_url=address, headers=_headers(api_key_env), timeout=timeout)
 
     def __enter__(self) -> OpenAIEngine:
         """Use as a context manager to close the connections."""
@@ -153,9 +163,11 @@ class OpenAIEngine:
                 if response.status_code not in _BUSY and response.status_code < 500:
                     return Failure("engine", message)
                 pause = _retry_after(response)
-            if self._down.is_set() or attempt == self._retries:
+            if pause is None:
+                pause = min(_MAX_PAUSE, self._backoff * 2**attempt)
+            if self._down.is_set() or attempt == self._retries or pause > _MAX_WAIT:
                 break
-            self._sleep(min(_MAX_PAUSE, pause if pause is not None else self._backoff * 2**attempt))
+            self._sleep(pause)
         if message.startswith("no answer"):
             self._down.set()
         return Failure("unreachable", message)
@@ -164,9 +176,11 @@ class OpenAIEngine:
 def _headers(api_key_env: str | None) -> dict[str, str]:
     if api_key_env is None:
         return {}
-    key = os.environ.get(api_key_env, "")
+    key = os.environ.get(api_key_env, "").strip()
     if not key:
         raise UserError(f"the environment variable {api_key_env} is not set: it must hold the API key")
+    if not (key.isascii() and key.isprintable()):  # it could not be sent, and the error of that would quote it
+        raise UserError(f"the environment variable {api_key_env} holds no API key: it has characters that none has")
     return {"Authorization": f"Bearer {key}"}
 
 
@@ -209,8 +223,11 @@ def _entry(value: object, key: str) -> object:
 def _completion(choice: object) -> Completion:
     message = _entry(choice, "message")
     reason = _entry(choice, "finish_reason")
-    if message is None or reason == "content_filter":
-        return no_answer("the server withheld the answer" if reason == "content_filter" else "a choice has no message")
+    if message is None:
+        return no_answer("a choice has no message")
+    said = _entry(choice, "error") or _entry(message, "refusal")
+    if said or reason in _WITHHELD:
+        return no_answer(f"the server withheld the answer: {said or reason}"[:200])
     text = _text(_entry(message, "content"))
     steps = _entry(_entry(choice, "logprobs"), "content")
     known = cast("list[object]", steps) if isinstance(steps, list) else []
