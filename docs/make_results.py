@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edit_r1.config import load_recipe
-from edit_r1.evaluation.claims_plan import plan
+from edit_r1.evaluation.claims_plan import fit, plan
 from edit_r1.evaluation.claims_table import (
     NOISE,
     SETTINGS,
@@ -247,9 +247,11 @@ def claims() -> str:
     from edit_r1.evaluation import editor_claims  # here, for it loads torch
 
     judges, edited = (read_rows(RESULTS / f"{name}_claims.json") for name in ("verifier", "editor"))
+    recipe = load_recipe(ClaimsRecipe, "claims")
+    judges = [row for row in judges if fit([row], recipe)]
     editor_jobs = editor_claims.plan(load_recipe(EditorClaimsRecipe, "editor_claims"))
-    expected = 2 * len(plan(load_recipe(ClaimsRecipe, "claims").claims, NOISE))  # every result has two splits
-    planned = load_recipe(ClaimsRecipe, "claims").claims.seeds
+    expected = 2 * len(plan(recipe.claims, NOISE))  # every result has two splits
+    planned = recipe.claims.seeds
     three = [row for row in judges if row["seed"] in planned]
     before = read_rows(RESULTS / "verifier_claims_before.json")
     three_before = [row for row in before if row["seed"] in planned]

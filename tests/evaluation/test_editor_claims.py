@@ -97,13 +97,14 @@ def test_rows_of_base_and_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_rows_of_other_seeds_and_arms_stay_in_the_table(tmp_path: Path) -> None:
-    """A table of other seeds loses nothing when this recipe writes to it, but what was made with other settings."""
+    """A table of other seeds and arms loses nothing when this recipe writes to it, but rows of other settings."""
     base = {"arm": "base", "seed": 0, "settings": recipe().digest("base", VERIFIERS)}
     other = {"arm": "gcpo", "seed": 7, "settings": recipe().digest("gcpo", VERIFIERS)}
     results, rows = tmp_path / "editors.json", [other, base, other | {"seed": 8, "settings": "another"}]
+    rows.insert(0, {"arm": "of_another_recipe", "seed": 0, "settings": "its own"})
     results.write_text(json.dumps(rows))
     assert Job("base", 0) not in collect(recipe(), VERIFIERS, tmp_path, results)
-    assert json.loads(results.read_text()) == [rows[1], rows[0]]
+    assert json.loads(results.read_text()) == [rows[2], rows[0], rows[1]]
 
 
 def test_a_row_of_other_settings_is_none(tmp_path: Path) -> None:

@@ -26,8 +26,6 @@ from edit_r1.training.editor_rewards import reward_sources
         ({"objective": "nft", "kernel": "ode", "beta": 0, "shared_noise": True}, "all edits of a group are equal"),
         ({"rewards": ({},)}, "one of the two"),
         ({"objective": "nft", "kernel": "ode", "beta": 0, "window": "random", "sde_steps": (0, 1)}, "leave window out"),
-        ({"objective": "nft", "kernel": "ode", "beta": 0, "clip": 0.1, "sde_steps": (1,)}, "use for sde_steps, clip"),
-        ({"nft_levels": 3}, "use for nft_levels"),
         ({"judge": {"folder": "x", "weight": 2.0}}, "rewards nothing"),
         ({"window_size": 2}, "sliding and random"),
         ({"window": "random"}, "leaves nothing to choose among 1 sde_steps"),

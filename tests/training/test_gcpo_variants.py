@@ -78,6 +78,17 @@ def test_group_scaling_divides_by_the_standard_deviation(
     torch.testing.assert_close(seen[0]["advantages"], expected.flatten())
 
 
+def test_equal_rewards_have_no_advantage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 eight times 0.41 have a mean that is not 0.41; divided by their deviation + 1e-4 that is 6e-4."""
+    assert torch.full((8,), 0.41).mean() != torch.tensor(0.41)
+    judged_by(monkeypatch, scripted(iter([4.1] * 8 + [5.9, 5.9, 5.9, 5.9, 5.9, 5.9, 5.9, 5.8])))
+    seen = batches(monkeypatch)
+    train(tmp_path, reward="pointwise", scale_rewards="group", pairs_per_step=1, traces=8)
+    winner, loser = seen[0]["advantages"].view(2, 8)
+    assert winner.abs().max() == 0
+    assert loser.abs().min() > 0.1
+
+
 def test_margin_and_tie_credit_reach_the_advantages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trainer contrasts with the margin and the credit of its settings."""
     judged_by(monkeypatch, scripted(iter(SCORES)))

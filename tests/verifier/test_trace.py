@@ -192,7 +192,9 @@ def test_plain_reasons_stay_plain(reason: str) -> None:
 @pytest.mark.parametrize(
     "piece", ["<", "[", "<|", "**", "=> ", "[1] ", "- ", " ", "\n", "<score> ", "</think>", "<box> 1 ", "x\n"]
 )
-@pytest.mark.parametrize("head", ["[1] a\n", "<score>", "[1] a =>"])
+@pytest.mark.parametrize(
+    "head", ["[1] a\n", "<score>", "[1] a =>", "[1] a => ...", "score:", "<average> 1 </average>", "average:"]
+)
 def test_long_texts_take_linear_time(head: str, piece: str) -> None:
     text = head + piece * (200_000 // len(piece)) + "!"
     start = time.perf_counter()

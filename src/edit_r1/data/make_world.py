@@ -15,7 +15,7 @@ from edit_r1 import assets
 from edit_r1.data.store import JudgedEdit, JudgedPair, write_edits, write_pairs
 from edit_r1.records import Edit, EditTask, Preference
 from edit_r1.runs.progress import Tracker, track
-from edit_r1.runs.run import Run
+from edit_r1.runs.run import Run, content_hash
 from edit_r1.stages import EDITS, HELDOUT_PAIRS, PROBE, SAMPLED, TEST_PAIRS, TRAIN_PAIRS, WorldConfig
 from edit_r1.world.annotators import prefer, utility
 from edit_r1.world.faults import candidate, draw_faults
@@ -126,7 +126,7 @@ def make_world(config: WorldConfig, *, out: Path, seed: int, resume: bool, sampl
             else:
                 noise = config.label_noise if name == TRAIN_PAIRS else 0.0
                 write_pairs(out / name, maker.pairs(count, noise, bar))
-    run.finish({name: count for name, _, count in parts})
+    run.finish({name: count for name, _, count in parts} | {"content": content_hash(config)})
 
 
 def shipped_editor() -> Sampler:

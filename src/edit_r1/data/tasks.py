@@ -88,6 +88,7 @@ def run(config: TasksConfig, *, manifest: Path, out: Path, seed: int, resume: bo
     if not kept:
         raise UserError(f"no task is left; see what the decomposer answered in {journal.path}")
     kept.sort(key=lambda entry: single_seed(entry.source, str(seed)))
+    folder.rewind(0)
     write_tasks(folder.path / EDITOR_TASKS, _written(tasks, kept))
     document = {
         "tasks": {"in": len(lines), "kept": len(kept)},

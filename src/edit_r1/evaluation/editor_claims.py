@@ -165,6 +165,6 @@ def gather(
     known = read_rows(results)
     rows = [*known, *(json.loads(file.read_text()) for file in files if file.exists())]
     digest = {job.arm: recipe.digest(job.arm, verifiers) for job in jobs}
-    found = {_job(row): row for row in rows if row["arm"] in digest and row.get("settings") == digest[row["arm"]]}
-    more = [row for job, row in found.items() if job not in jobs]  # of other seeds
+    found = {_job(row): row for row in rows if digest.get(row["arm"], row.get("settings")) == row.get("settings")}
+    more = [row for job, row in found.items() if job not in jobs]  # of other seeds and arms
     return [*(found[job] for job in jobs if job in found), *more], [job for job in jobs if job not in found]

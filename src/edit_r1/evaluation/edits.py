@@ -105,6 +105,7 @@ def run(
         )
     left_out |= {places[entry.index]: f"no answer ({trouble})" for entry in asked if entry.key not in said}
     result = _compare(asked, said, left_out)
+    folder.rewind(0)
     atomic_write(out / "edits.json", json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n")
     unjudged = sum(entry.key not in said for entry in asked)
     folder.finish({"content": content, "missing": unnamed_left + unjudged, "comparison": asdict(result)})

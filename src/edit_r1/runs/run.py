@@ -18,6 +18,7 @@ import json
 import math
 import os
 import shutil
+import time
 import weakref
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ from edit_r1.runs.environment import environment
 __all__ = ["Run", "atomic_write", "read_metrics"]
 
 _LOCK = ".lock"
+_PATIENCE = 10.0
+"""Seconds to wait for a process that only looks whether the run is finished."""
 
 
 def content_hash(*inputs: object) -> str:
@@ -154,7 +157,9 @@ class Run:
             raise
 
     def settled(self, content: str, *, finish: bool) -> dict[str, Any] | None:
-        """The summary of a run that asks others, if it is finished; else None, and the run goes on.
+        """The summary of a run that asks others, if it is finished; else None, and it goes on.
+
+        What a finished run has written stays until all that is new has been asked: `rewind(0)` then opens it again.
 
         Args:
             content: hash of what is asked about; a finished run goes on when that has changed.
@@ -162,10 +167,8 @@ class Run:
                 missing.
         """
         done = self.done
-        if done is not None and done["content"] == content and (finish or not done["missing"]):
-            return done
-        self.rewind(0)
-        return None
+        settled = done is not None and done.get("content") == content and (finish or not done.get("missing"))
+        return done if settled else None
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write done.json, whole or not at all: from here on the run counts as finished."""
@@ -176,14 +179,20 @@ class Run:
         with disk_errors(self.path):
             lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_WRONLY)
         weakref.finalize(self, os.close, lock)
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise UserError(
-                f"another process works on {self.path}; wait for it or stop it, or give --out another folder"
-            ) from error
-        except OSError:
-            return  # a file system without locks
+        patience = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:
+                if time.monotonic() > patience:
+                    raise UserError(
+                        f"another process works on {self.path}; wait for it or stop it, or give --out another folder"
+                    ) from error
+                time.sleep(0.1)
+            except OSError:
+                return  # a file system without locks
+            else:
+                return
 
     def _begin(self, document: Mapping[str, Any]) -> None:
         # config.json comes first: with it the directory is a run, and can be resumed.
@@ -239,7 +248,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None when there is no file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); give --out another folder") from error

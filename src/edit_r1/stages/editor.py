@@ -10,9 +10,6 @@ from edit_r1.config import Config
 from edit_r1.stages.data import Aggregation, ServerConfig
 from edit_r1.stages.guards import GuardsConfig
 
-_OF_STOCHASTIC_STEPS = ("noise_level", "sde_steps", "clip")
-_OF_NFT = ("nft_beta", "nft_levels")
-
 
 class CategoryWeights(Config):
     """How much the checks of each category weigh in the advantage."""
@@ -196,10 +193,6 @@ class EditorGrpoConfig(Config):
             raise ValueError(
                 'objective "nft" samples without noise in the steps: with shared_noise all edits of a group are equal'
             )
-        others = _OF_STOCHASTIC_STEPS if self.objective == "nft" else _OF_NFT
-        unused = [key for key in others if getattr(self, key) != type(self).model_fields[key].default]
-        if unused:
-            raise ValueError(f'objective "{self.objective}" has no use for {", ".join(unused)}: leave it out')
         if self.objective != "nft" and self.kernel == "ode":
             raise ValueError(
                 f'objective "{self.objective}" needs log-probabilities, and the kernel ode has none: '

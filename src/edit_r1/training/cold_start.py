@@ -25,7 +25,7 @@ from edit_r1.runs.run import made_from
 from edit_r1.stages import EDITS, TRACES, ColdStartConfig, TraceForm
 from edit_r1.training.backbone import load_backbone
 from edit_r1.training.hard_cases import harden, with_other_questions
-from edit_r1.training.processes import open_run
+from edit_r1.training.processes import counted, open_run
 from edit_r1.training.sft import example, fine_tune, finish
 from edit_r1.verifier.prompting import build_prompt
 from edit_r1.verifier.selection import agreement, select
@@ -118,7 +118,9 @@ def run(config: ColdStartConfig, *, data: Path, model: Path | None, out: Path, s
         UserError: `data` holds a text that cannot be read.
     """
     shipped = {} if model else {"shipped": assets.fingerprint(assets.VERIFIER)}
-    folder = open_run(out, config, resume, {"seed": seed, **made_from(data), "model": str(model), **shipped})
+    folder = open_run(
+        out, config, resume, {"seed": seed, **made_from(data), "model": str(model), **shipped, **counted()}
+    )
     if folder.done is not None:
         return
     torch.manual_seed(seed)

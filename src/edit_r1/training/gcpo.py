@@ -27,7 +27,7 @@ from edit_r1.runs.run import made_from
 from edit_r1.stages import PROBE, TRACES, TRAIN_PAIRS, GcpoConfig
 from edit_r1.training.backbone import adapter, freeze, load_backbone, micro_batches, trainer_arguments
 from edit_r1.training.gcpo_trainer import GcpoTrainer
-from edit_r1.training.processes import callable_parts, console, open_run, process
+from edit_r1.training.processes import callable_parts, console, counted, open_run, process
 from edit_r1.training.sft import RunLog, finish, resume_point
 from edit_r1.verifier.engines.transformers_engine import TransformersEngine
 from edit_r1.verifier.prompting import build_prompt
@@ -176,7 +176,7 @@ def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, re
     Raises:
         UserError: `data` has fewer pairs than a step takes, or no truth where `check_weight` needs it.
     """
-    inputs = {"seed": seed, **made_from(data), "model": str(model)}
+    inputs: dict[str, Any] = {"seed": seed, **made_from(data), "model": str(model), **counted()}
     if config.probe is not None:
         inputs["probe"] = made_from(Path(config.probe))["content"]
     folder = open_run(out, config, resume, inputs)

@@ -55,8 +55,8 @@ def rows_of(pair: int, traces: int) -> list[int]:
 logging.getLogger("trl.trainer.grpo_trainer").setLevel(logging.ERROR)
 
 
-_ROUNDING = 2e-3
-"""Advantages of a group that differ by less do so by rounding: rewards are shares of N traces or of 10 points."""
+_ROUNDING, _SCALED_ROUNDING = 1e-5, 1e-2
+"""Advantages of a group that differ by less do so by rounding; the latter where its own deviation divides them."""
 
 
 class GcpoTrainer(GRPOTrainer):
@@ -141,7 +141,8 @@ class GcpoTrainer(GRPOTrainer):
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         # The mean of equal rewards may miss them by a rounding, which a standard deviation then makes large.
         groups = batch["advantages"].view(-1, self.num_generations)
-        flat = groups.amax(1, keepdim=True) - groups.amin(1, keepdim=True) < _ROUNDING
+        least = _SCALED_ROUNDING if self.scale_rewards == "group" else _ROUNDING
+        flat = groups.amax(1, keepdim=True) - groups.amin(1, keepdim=True) < least
         batch["advantages"] = groups.masked_fill(flat, 0.0).flatten()
         return batch
 

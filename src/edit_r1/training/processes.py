@@ -52,15 +52,16 @@ def device() -> torch.device:
 
 
 def open_run(path: Path, config: BaseModel, resume: bool, inputs: Mapping[str, Any]) -> Run:
-    """`Run.open` in the first process; the others follow once the directory is there.
-
-    How many there are is part of a run: with another number a step has other rows, and its data begin elsewhere.
-    """
+    """`Run.open` in the first process; the others follow once the directory is there."""
     here = process()
-    if here.num_processes > 1:
-        inputs = {**inputs, "processes": here.num_processes}
     with here.main_process_first():
         return Run.open(path, config, resume, inputs=inputs) if here.is_main_process else Run(path)
+
+
+def counted() -> dict[str, int]:
+    """Inputs of a run whose batches are of each process: with another number of them a step would have other rows."""
+    count = process().num_processes
+    return {"processes": count} if count > 1 else {}
 
 
 def check_alone(what: str) -> None:

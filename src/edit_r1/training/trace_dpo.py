@@ -101,9 +101,10 @@ def run(config: TraceDpoConfig, *, data: Path, model: Path, out: Path, seed: int
     with folder.unless_refused():
         policy, processor = load_backbone(model, config.backbone)
         rows = list(pair_rows(read_pairs(data / TRAIN_PAIRS), 0, config.backbone.template, gold=False))
-        policy.to(device())
-        engine = TransformersEngine(policy, processor, name=str(model), batch_size=128)
-        made = sampled_pairs(engine, rows, config, seed, out / "trace_pairs.jsonl")
+    policy.to(device())
+    engine = TransformersEngine(policy, processor, name=str(model), batch_size=128)
+    made = sampled_pairs(engine, rows, config, seed, out / "trace_pairs.jsonl")
+    with folder.unless_refused():
         if not made:
             raise UserError(f"no image has two traces of different reward: give --model {model} a cold start first")
     dataset = Dataset.from_list(made)

@@ -60,11 +60,11 @@ _MARKER = re.compile(rf"{_BULLETS}\[\s*([0-9]+)\s*\](.*)", re.DOTALL)
 _TEMPLATE_MARKER = re.compile(rf"{_BULLETS}\[\s*(?:k|n|i|number)\s*\]", re.IGNORECASE)
 _ANSWER = re.compile(rf"{ARROW}\s*+[\"'`]?\s*+(yes|no)\s*+[.!]?\s*+[\"'`]?\s*+[.!]?$", re.IGNORECASE)
 _TEMPLATE_ANSWER = re.compile(
-    rf"{ARROW}\s*(?:yes\s*(?:or|/|\|)\s*no|no\s*(?:or|/|\|)\s*yes|<\s*answer\s*>|\.\.\.|…)\s*[.]?\s*$", re.IGNORECASE
+    rf"{ARROW}\s*(?:yes\s*(?:or|/|\|)\s*no|no\s*(?:or|/|\|)\s*yes|<\s*answer\s*>|\.\.\.|…)\s*+[.]?\s*+$", re.IGNORECASE
 )
 _TAG_LINE = re.compile(
-    r"(?:(?:average|mean)\s*:\s*)?(?:<\s*average\s*>([^<]*)<\s*/\s*average\s*>)?\s*"
-    r"(?:(?:final\s+|overall\s+)?score\s*:\s*)?(?:<\s*score\s*>([^<]*)<\s*/\s*score\s*>)?\s*[.]?",
+    r"(?:(?:average|mean)\s*:\s*+)?(?:<\s*average\s*>([^<]*)<\s*/\s*average\s*>)?\s*+"
+    r"(?:(?:final\s+|overall\s+)?score\s*:\s*+)?(?:<\s*score\s*>([^<]*)<\s*/\s*score\s*>)?\s*+[.]?",
     re.IGNORECASE,
 )
 _SPLIT_TAG = re.compile(r"(<\s*(score|average)\s*>)\s*+([^<\n]*+)\s*+(<\s*/\s*\2\s*>)", re.IGNORECASE)

@@ -78,6 +78,7 @@ def run(config: PairsConfig, *, source: Source, out: Path, seed: int, resume: bo
     train, test = split(entries, config.test_share, seed)
     if not entries:
         raise UserError(f"no pair is left ({_reasons(ledger)}); see what the decomposer answered in {journal.path}")
+    folder.rewind(0)
     for name, part in ((TRAIN_PAIRS, train), (TEST_PAIRS, test)):
         if part:
             _write(folder.path / name, rows, part)

@@ -56,6 +56,7 @@ def run(config: TracesConfig, *, edits: Path, out: Path, seed: int, resume: bool
         missing = inquiry.ask_principles(journal) + inquiry.ask_texts(journal)
         if missing and not finish:
             raise UserError(shortfall(missing, journal, folder.path))
+        folder.rewind(0)
         statistics = Statistics(teacher.name for teacher in config.teachers)
         statistics.never_asked.update(request.whom for request in missing if journal.answer(request) is None)
         kept = inquiry.kept(journal, statistics)
