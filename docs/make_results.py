@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edit_r1.config import load_recipe
-from edit_r1.evaluation.claims_plan import fit, plan
+from edit_r1.evaluation.claims_plan import plan
 from edit_r1.evaluation.claims_table import (
     NOISE,
     SETTINGS,
@@ -149,7 +149,7 @@ questions that follow from no instruction, and did not know a copy's worth. They
 Pairs in the preferred order, ties half, by the number that is made of one trace or of four: the score that it writes
 (`model`), the expectation over the score's tokens (`expected`), the share of the checks that it calls met, with the
 weights 3, 2, 1 of follow, keep, quality (`weighted`); of one greedy trace the score, the score times the probability of
-the trace (`confident`), and the checks.
+the trace (`confident`), and the checks. These are verifiers of the recipe before.
 
 {calibration}
 
@@ -167,7 +167,7 @@ checks alike: 1.6, 1.8 and 1.8 points; they order 92.1, 92.0 and 91.8% of the pa
 ## Variants
 
 Verifiers that were trained otherwise than those of the claims, on the same data (docs/claims.md says why); the commands
-are in `results/variants.json` (the bases of the sizes s and l are those of the claims' rows above,
+are in `results/variants.json` (the bases of the sizes s and l are those of the rows of the recipe before,
 and `src/edit_r1/assets/verifier` is the one that their commits ship).
 
 {variants}
@@ -177,7 +177,8 @@ and `src/edit_r1/assets/verifier` is the one that their commits ship).
 {sanity_commands}
 
 Percent of tasks in which the verifier puts the attacked edit below the right one, in brackets what an injection
-gains in points; bold is unfit (docs/sanity.md has the attacks and what is required).
+gains in points; bold is unfit (docs/sanity.md has the attacks and what is required). Those under `runs/claims` are of
+the recipe before, the demo's is of the present one.
 
 {sanity}
 
@@ -185,7 +186,7 @@ gains in points; bold is unfit (docs/sanity.md has the attacks and what is requi
 
     edit-r1 evaluate editor-claims
 
-The same tasks and noise for all arms of a seed; {editor_rows} of {all_editor_rows} rows are there. *Reward*: the
+The verifiers are those of the recipe before. The same tasks and noise for all arms of a seed; {editor_rows} of {all_editor_rows} rows are there. *Reward*: the
 mean score that the arm's own verifier writes (training may also weigh it with its probability). *Gain*: of success over
 the base, in points. *Confirmed*: the gain of success over the gain of that score (as a share of 10; where it
 rose by 0.1 or more). *Alarm*: the first step at which a guard alarmed (docs/guards.md), seed by seed.
@@ -248,7 +249,7 @@ def claims() -> str:
 
     judges, edited = (read_rows(RESULTS / f"{name}_claims.json") for name in ("verifier", "editor"))
     recipe = load_recipe(ClaimsRecipe, "claims")
-    judges = [row for row in judges if fit([row], recipe)]
+    judges = [row for row in judges if row["settings"] == recipe.digest(row["arm"], row["size"])]
     editor_jobs = editor_claims.plan(load_recipe(EditorClaimsRecipe, "editor_claims"))
     expected = 2 * len(plan(recipe.claims, NOISE))  # every result has two splits
     planned = recipe.claims.seeds
