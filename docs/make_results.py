@@ -186,7 +186,8 @@ the recipe before, the demo's is of the present one.
 
     edit-r1 evaluate editor-claims
 
-The verifiers are those of the recipe before. The same tasks and noise for all arms of a seed; {editor_rows} of {all_editor_rows} rows are there. *Reward*: the
+The verifiers are those of the recipe before. The
+same tasks and noise for all arms of a seed; {editor_rows} of {all_editor_rows} rows are there. *Reward*: the
 mean score that the arm's own verifier writes (training may also weigh it with its probability). *Gain*: of success over
 the base, in points. *Confirmed*: the gain of success over the gain of that score (as a share of 10; where it
 rose by 0.1 or more). *Alarm*: the first step at which a guard alarmed (docs/guards.md), seed by seed.
