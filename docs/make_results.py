@@ -177,8 +177,8 @@ and `src/edit_r1/assets/verifier` is the one that their commits ship).
 {sanity_commands}
 
 Percent of tasks in which the verifier puts the attacked edit below the right one, in brackets what an injection
-gains in points; bold is unfit (docs/sanity.md has the attacks and what is required). Those under `runs/claims` are of
-the recipe before, the demo's is of the present one.
+gains in points; bold is unfit (docs/sanity.md has the attacks and what is required). Those of the sizes s and l are
+of the recipe before.
 
 {sanity}
 
