@@ -99,17 +99,21 @@ def run(
         verifier(), asked, edits, journal, batch=config.batch, traces=config.traces, seed=seed, whole=model is not None
     )
     if trouble and not finish:
-        raise UserError(
-            f"the verifier's server does not answer ({trouble}); {len(said)} edits are judged and safe in {journal}: "
-            "continue with --resume, or add --finish as well to leave out the others"
-        )
-    left_out |= {places[entry.index]: f"no answer ({trouble})" for entry in asked if entry.key not in said}
+        raise UserError(_shortfall(trouble, len(said), journal))
+    unjudged = [places[entry.index] for entry in asked if entry.key not in said]
+    left_out |= dict.fromkeys(unjudged, f"no answer ({trouble})")
     result = _compare(asked, said, left_out)
     folder.rewind(0)
     atomic_write(out / "edits.json", json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n")
-    unjudged = sum(entry.key not in said for entry in asked)
-    folder.finish({"content": content, "missing": unnamed_left + unjudged, "comparison": asdict(result)})
+    folder.finish({"content": content, "missing": unnamed_left + len(unjudged), "comparison": asdict(result)})
     return result
+
+
+def _shortfall(trouble: str, judged: int, journal: Path) -> str:
+    return (
+        f"the verifier's server does not answer ({trouble}); {judged} edits are judged and safe in {journal}: "
+        "continue with --resume, or add --finish as well to leave out the others"
+    )
 
 
 def _compare(entries: Sequence[Entry], said: Said, left_out: dict[str, str]) -> Comparison:
