@@ -57,12 +57,13 @@ TABLES = {"sanity": ("sanity", sanity), "calibration": ("calibration", calibrati
 
 def row(run: Path, kind: str) -> dict[str, Any]:
     """One run."""
-    inputs, made = _read(run / "config.json")["inputs"], _read(run / "environment.json")
-    model: str = inputs["models"]["verifier"] if kind == "verifier" else inputs["model"]
+    config, made = _read(run / "config.json"), _read(run / "environment.json")
+    model: str = config["inputs"]["models"]["verifier"] if kind == "verifier" else config["inputs"]["model"]
+    shipped = model == "None" or model.endswith("assets/verifier")
+    scored = config.get("aggregate", "model")  # by the suite: the score as written, or another number
     return {
-        "verifier": "the shipped base"
-        if model == "None" or model.endswith("assets/verifier")
-        else model.removesuffix("/model"),
+        "verifier": ("the shipped base" if shipped else model.removesuffix("/model"))
+        + ("" if scored == "model" else f", {scored}"),
         **TABLES[kind][1](run),
         "commit": made["commit"] + ("+changes" if made["changed"] else ""),
         "command": " ".join(made["command"]),

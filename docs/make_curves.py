@@ -1,4 +1,4 @@
-"""Draws docs/images/editor_curves.svg from results/editor_claims.json: each way to train beside the default.
+"""Draws docs/images/editor_curves.svg from results/editor_claims_before.json: each way to train beside the default.
 
 python docs/make_curves.py
 """
@@ -13,7 +13,7 @@ from edit_r1.evaluation.rows import read_rows
 from edit_r1.files import atomic_write
 
 OUT = Path(__file__).parent / "images" / "editor_curves.svg"
-RESULTS = Path(__file__).parents[1] / "results" / "editor_claims.json"
+RESULTS = Path(__file__).parents[1] / "results" / "editor_claims_before.json"
 COLUMNS, WIDTH, HEIGHT = 3, 360, 200
 STYLE = """
 svg { font-family: system-ui, "DejaVu Sans", sans-serif; color: #2257c9 }

@@ -301,15 +301,18 @@ def test_a_users_error_is_one_line(calls: Calls) -> None:
     assert one_line(run("demo")) == "two lines; mend it"
 
 
+AGAIN = "run the same command again, with --resume where it has that option"
+
+
 def test_ctrl_c_says_how_to_go_on(calls: Calls) -> None:
     calls.stand_in("edit_r1.evaluation.demo", "run_demo", failing(KeyboardInterrupt()))
     result = run("demo")
-    assert (result.exit_code, result.stderr) == (130, "interrupted; continue with --resume\n")
+    assert (result.exit_code, result.stderr) == (130, f"interrupted; {AGAIN}\n")
 
 
 def test_a_full_disk_is_one_line(calls: Calls) -> None:
     calls.stand_in("edit_r1.evaluation.demo", "run_demo", failing(OSError(errno.ENOSPC, "No space left on device")))
-    assert one_line(run("demo")) == "the disk is full; free some space and start again with --resume"
+    assert one_line(run("demo")) == f"the disk is full; free some space and {AGAIN}"
 
 
 def test_our_own_mistakes_are_not_hidden(calls: Calls) -> None:

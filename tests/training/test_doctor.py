@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from edit_r1.cli.main import app
 from edit_r1.config import load_recipe, presets, sections
 from edit_r1.errors import UserError
-from edit_r1.stages import BackboneConfig, ColdStartConfig, GcpoConfig
+from edit_r1.stages import BackboneConfig, ColdStartConfig, EvaluateConfig, GcpoConfig
 from edit_r1.training import doctor
 from edit_r1.training.architecture import read_architecture
 from edit_r1.training.doctor import Stage, check_fit, disk, examine, missing_packages, prompt_tokens
@@ -38,9 +38,15 @@ def stages(recipe: str, gpus: int = 1, overrides: tuple[str, ...] = ()) -> dict[
 
 @pytest.mark.parametrize("recipe", REAL)
 def test_recipes_of_real_models_parse_and_fit_their_gpus(recipe: str) -> None:
-    """With adapters on one GPU of 80 GiB; with all weights on eight, as the recipe's head says."""
-    assert sections(recipe) == ("cold_start", "gcpo")
-    for config in (load_recipe(ColdStartConfig, recipe, (), "cold_start"), load_recipe(GcpoConfig, recipe, (), "gcpo")):
+    """With adapters on one GPU of 80 GiB; with all weights on eight, as the recipe's head says.
+
+    A verifier is measured as it was trained: by the same prompt, with traces as long.
+    """
+    assert sections(recipe) == ("cold_start", "gcpo", "evaluate")
+    trained = load_recipe(GcpoConfig, recipe, (), "gcpo")
+    measured = load_recipe(EvaluateConfig, recipe, (), "evaluate")
+    assert (measured.template, measured.max_tokens) == (trained.backbone.template, trained.max_tokens)
+    for config in (load_recipe(ColdStartConfig, recipe, (), "cold_start"), trained):
         assert config.backbone.template == "verify"
         assert config.backbone.bf16
         assert config.backbone.gradient_checkpointing

@@ -26,7 +26,7 @@ def demo(
 ) -> None:
     """Run every stage on the built-in world, from the shipped tiny bases to a report.
 
-    Presets: smoke (about a minute, proves nothing), default (about 15 minutes on two cores), full (two to three
+    Presets: smoke (about a minute, proves nothing), default (about 16 minutes on two cores), full (two to three
     hours on one core). With --set, keys start with the section of the recipe, as in gcpo.steps=40.
     """
     from edit_r1.evaluation.demo import run_demo

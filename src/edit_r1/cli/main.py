@@ -21,6 +21,9 @@ from edit_r1.errors import UserError
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read at import: no advice about parts that we do not use
 
 
+_AGAIN = "run the same command again, with --resume where it has that option"
+
+
 class ErrorLines(TyperGroup):
     """Say what went wrong in one line on standard error: exit code 2 for what a user can mend, 130 for Ctrl-C."""
 
@@ -31,11 +34,11 @@ class ErrorLines(TyperGroup):
         except UserError as error:
             _fail(f"error: {' '.join(str(error).split())}", 2)
         except KeyboardInterrupt:
-            _fail("interrupted; continue with --resume", 130)
+            _fail(f"interrupted; {_AGAIN}", 130)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            _fail("error: the disk is full; free some space and start again with --resume", 2)
+            _fail(f"error: the disk is full; free some space and {_AGAIN}", 2)
 
 
 def _fail(line: str, code: int) -> None:

@@ -15,7 +15,7 @@ Preset = Annotated[
         "--preset",
         "--recipe",
         metavar="NAME|FILE.toml",
-        help="A packaged recipe (smoke, default, full), or the path of one of your own.",
+        help="A packaged recipe (smoke, default, full, qwen_vl/traces and so on), or the path of one of your own.",
     ),
 ]
 Overrides = Annotated[
@@ -30,7 +30,7 @@ Data = Annotated[
 ]
 VerifierModel = Annotated[
     Path | None,
-    typer.Option("--model", metavar="FOLDER", help="The verifier to start from; the shipped tiny base by default."),
+    typer.Option("--model", metavar="FOLDER", help="A verifier; the shipped tiny base by default."),
 ]
 
 EDITS_MEND = "make one with `edit-r1 world make` or `edit-r1 verifier traces`, and give its folder"

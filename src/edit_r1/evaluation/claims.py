@@ -1,8 +1,9 @@
 """The paper's claims 1 to 4 about verifiers, in the built-in world: arms, sizes and seeds in one harness.
 
-Every arm has the same backbone, data and training compute as the one that it is compared with; the compute is counted
-in forward passes of an average row (a backward pass is two of them), as if nothing were cached. Each stage is a run
-directory and each result a file, so that a run of many hours stops and goes on anywhere.
+Every arm has the same backbone, data and training compute (`bt_head` less: it stops before it knows its pairs by heart)
+as the one that it is compared with; the compute is counted in forward passes of an average row (a backward pass is two
+of them), as if nothing were cached. Each stage is a run directory and each result a file, so that a run of many hours
+stops and goes on anywhere.
 
 | arm | trained on | compared with |
 |---|---|---|
