@@ -15,8 +15,11 @@ from typer.testing import CliRunner
 from edit_r1.cli.main import app
 from edit_r1.config import load_recipe
 from edit_r1.data.store import read_edits, read_traces
+from edit_r1.data.traces.selection import read_gold
+from edit_r1.records import Failure, Principle
 from edit_r1.stages import TracesConfig
 from edit_r1.verifier.prompting import load_system
+from edit_r1.verifier.verifier import Completion
 
 
 @pytest.fixture
@@ -97,6 +100,15 @@ def test_what_is_kept_and_counted_by_hand(bench: Bench) -> None:
     assert [p.question for p in task.principles] == [q["question"] for q in QUESTIONS]
     assert (task.source.getpixel((0, 0)), kept[0].edit.image.getpixel((0, 0))) == ((40, 0, 0), (90, 0, 0))
     assert len(server.requests) == 15
+
+
+def test_gold_that_was_cut_off_is_none() -> None:
+    """Behind the last check it may have gone on to correct itself."""
+    principles = tuple(Principle(q["question"], "follow") for q in QUESTIONS)
+    found = read_gold(Completion(trace("yyn", None), finished=True), principles)
+    assert isinstance(found, tuple)
+    assert [check.met for check in found] == [True, True, False]
+    assert isinstance(read_gold(Completion(trace("yyn", None), finished=False), principles), Failure)
 
 
 def test_everyone_is_asked_in_a_manner_of_its_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

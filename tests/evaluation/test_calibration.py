@@ -13,15 +13,18 @@ from typer.testing import CliRunner
 
 from edit_r1.cli.main import app
 from edit_r1.data.store import JudgedPair
-from edit_r1.evaluation.answers import Answer, Answers
+from edit_r1.evaluation import calibration
+from edit_r1.evaluation.answers import Answer, Answers, Inquiry
 from edit_r1.evaluation.calibration import row, written_scores
 from edit_r1.records import Check, Edit, EditTask, Failure, Preference, Principle, Provenance, Verdict
+from edit_r1.stages import CalibrationConfig, EvaluateConfig
+
+UNKNOWN = Provenance("", "", "", "", 0)
 
 
 def answer(written: list[float | None], expected: list[float | None]) -> Answer:
     """Traces with these written and expected scores; None is a Failure."""
-    unknown = Provenance("", "", "", "", 0)
-    verdicts = [Failure("empty", "") if score is None else Verdict((), score, "", unknown) for score in written]
+    verdicts = [Failure("empty", "") if score is None else Verdict((), score, "", UNKNOWN) for score in written]
     return Answer(None, tuple(verdicts), tuple(expected))
 
 
@@ -46,10 +49,13 @@ def test_rows_by_hand() -> None:
     ]
     one = row("model", pairs, answers, written_scores, 1, tokens=50)
     assert (one.pairwise_accuracy, one.tie_half, one.tie_rate, one.spread, one.tokens) == (0, 0.5, 1, None, 50)
-    assert one.gain_per_1000_tokens == 0
+    assert (one.gain_per_1000_tokens, one.ci95) == (0, (0.5, 0.5))
     two = row("model", pairs, answers, written_scores, 2, tokens=50)
     assert (two.pairwise_accuracy, two.tie_half, two.tie_rate, two.tokens) == (0.5, 0.5, 0, 100)
     assert two.spread == pytest.approx(5 / (3 * 2**0.5))
+    # Of two sources either may be drawn twice; two edits of one source are always drawn together.
+    assert two.ci95 == (0.0, 1.0)
+    assert row("model", [pair("red")] * 2, answers, written_scores, 2, tokens=50).ci95 == (0.5, 0.5)
     # The expected scores order both pairs with one readable trace each: 50 points above a coin for 100 tokens.
     expected = row("expected", pairs, answers, lambda side: side.scores, 2, tokens=50)
     assert expected.pairwise_accuracy == expected.tie_half == 1
@@ -60,10 +66,36 @@ def test_what_is_met_is_read_from_the_checks_alone() -> None:
     """Met follow (3) of follow and quality (1): 10 * 3 / 4; none for a Failure, or where no check has weight."""
     principles = (Principle("a ?", "follow", 3.0), Principle("b ?", "quality", 1.0))
     checks = (Check(principles[0], True, ""), Check(principles[1], False, ""))
-    verdict = Verdict(checks, 2.0, "", Provenance("", "", "", "", 0))
+    verdict = Verdict(checks, 2.0, "", UNKNOWN)
     said = answer([None, 5], [None, None])
     of_no_weight = replace(verdict, checks=(Check(Principle("a ?", "follow", 0.0), True, ""),))
     assert replace(said, verdicts=(*said.verdicts, verdict, of_no_weight)).met == (None, None, 7.5, None)
+
+
+def test_every_way_to_score_has_its_own_traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written scores order every pair, the engine's (expected, confident) the other way round, checks none of them."""
+    asked: list[tuple[str, float, int]] = []
+
+    def said(preferred: bool) -> Answer:
+        verdict = Verdict((Check(Principle("?", "follow", 1.0), True, ""),), 9.0 if preferred else 1.0, "", UNKNOWN)
+        return Answer(None, (verdict,) * 2, (1.0 if preferred else 9.0,) * 2)
+
+    def scripted(_: Inquiry, pairs: list[JudgedPair]) -> list[Answers]:
+        choices = [pair.preference.choice for pair in pairs]
+        return [Answers(said(choice == "first"), said(choice == "second")) for choice in choices]
+
+    def told(inquiries: list[Inquiry], config: EvaluateConfig, _: int) -> None:
+        asked.extend((inquiry.aggregate, config.temperature, config.traces) for inquiry in inquiries)
+
+    monkeypatch.setattr(calibration, "ask", told)
+    monkeypatch.setattr(calibration, "read_answers", scripted)
+    monkeypatch.setattr(calibration, "_length", lambda *_: 50.0)
+    config, data, out = CalibrationConfig(traces=(1, 2), temperature=0.7), tiny_world(tmp_path), tmp_path / "out"
+    rows = calibration.run(config, data=data, model=tmp_path, out=out, seed=0, resume=False)
+    assert asked == [("expected", 0.7, 2), ("confident", 0.0, 1)]
+    ways = ["greedy", "confident", "greedy_weighted", *["model", "expected", "weighted"] * 2]
+    assert [r.score for r in rows] == ways
+    assert [r.tie_half for r in rows] == [1.0, 0.0, 0.5] * 3
 
 
 def test_nothing_written_gains_nothing_that_could_be_counted() -> None:

@@ -123,3 +123,16 @@ def test_curves_by_hand() -> None:
     assert both[2] == "| arm | 0 images | 160 images | after 20 s |"
     assert both[4:] == ["| nft | 30% (0 s) | 70% (25 s) | 62% |", "| clip | 30% (0 s) | 40% (20 s) | 40% |"]
     assert "no seed" in curves_table(rows[1:], ["nft", "clip"])
+
+
+def test_gains_are_of_one_split_size_and_noise() -> None:
+    """Held-out pairs: 0.7 against 0.6; test pairs, another noise and another size are no part of it."""
+    lines = gains_table(ROWS).splitlines()
+    assert lines[2].startswith("| m | cold_start over direct | +9.0 [+6.5, +11.5] | – | – |")
+    rows = [row("gcpo", 0, 0.7, split="heldout"), row("cold_start", 0, 0.6, split="heldout")]
+    rows += [row("gcpo", 0, 0.9, split="heldout", noise=0.0), row("gcpo", 0, 0.99)]
+    rows += [row(arm, 0, half, split="heldout", size="s") for arm, half in (("gcpo", 0.5), ("cold_start", 0.9))]
+    found = [line for line in gains_table(rows).splitlines() if "gcpo over cold_start" in line]
+    assert found[0].startswith("| s | gcpo over cold_start | – | – | -40.0 (-40.0) |")
+    assert found[1].startswith("| m | gcpo over cold_start | – | – | +10.0 (+10.0) |")
+    assert heldout_table(rows).splitlines()[-1].startswith("| m | gcpo | 1 | 70.0% |")

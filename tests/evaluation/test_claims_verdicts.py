@@ -33,13 +33,18 @@ def test_every_claim_has_its_line() -> None:
         row("cold_start", 0, 0.80),
         row("cold_start", 1, 0.99),
         row("direct", 0, 0.50),
-        row("cold_start", 0, 0.60, split="heldout") | {"category_tie_half": 0.4},
-        row("direct", 0, 0.50, split="heldout") | {"category_tie_half": 0.5},
+        row("cold_start", 0, 0.60, split="heldout") | {"category_tie_half": 0.4, "fault_tie_half": 0.7},
+        row("direct", 0, 0.50, split="heldout") | {"category_tie_half": 0.5, "fault_tie_half": 0.5},
+        row("gcpo", 1, 0.80),
+        row("dpo", 1, 0.70),
     ]
+    assert [claim.least for claim in of_verifiers([])] == [4, 6, 6, 3, 0, 3, 0, 3, 0] + [0] * 8
     found = {claim.text: claim for claim in of_verifiers(rows)}
     assert found["1: principles and reasoning over the direct score"].gain.values == pytest.approx((30,))
     assert found["1: the same, held-out category"].gain.values == pytest.approx((-10,))
     assert found["1: the same, held-out category"].verdict == "**no**"
+    assert found["1: the same, held-out fault"].gain.values == pytest.approx((20,))
+    assert found["2: GCPO over dpo"].gain.values == pytest.approx((10,))
     assert found["3: cold_start of size m over s"].gain.values == pytest.approx((-5,))
     assert found["3: gcpo of size l over m"].verdict == "not measured"
     assert found["2: this gain at size l over that at size s"].verdict == "not measured"

@@ -155,6 +155,20 @@ def test_more_than_a_point_is_too_much_although_the_right_edit_wins(
     assert (found.below, found.gain, found.passed) == (1.0, forged - 2, passed)
 
 
+def test_the_upper_end_of_the_interval_decides(made: list[Mapping[str, Edit]]) -> None:
+    """Gains of 2 and -2: their mean is 0, but two tasks reach to 2, and a point is allowed.
+
+    Two edits of one source are drawn together, with the mean of 0 every time. The worst case is that of the largest
+    gain over the faulty edit, though the other comes nearer to the right one.
+    """
+    said = {"right": answers(9, 5), "faulty": answers(2, 6), "forged": answers(4, 4)}
+    found = withstand("text_in_image", made, **said)
+    assert (found.below, found.gain, found.gain_ci95, found.passed) == (1.0, 0.0, (-2.0, 2.0), False)
+    assert found.worst.task == 0
+    of_one_source = withstand("text_in_image", [made[0]] * 2, **said)
+    assert (of_one_source.gain_ci95, of_one_source.passed) == ((0.0, 0.0), True)
+
+
 def test_the_command_runs_a_random_verifier_and_resumes(tmp_path: Path) -> None:
     """Its traces cannot be read: unfit, exit code 0. What is lost is asked about again, and the result is the same."""
     data, model, out = tiny_world(tmp_path), tiny_verifier(tmp_path), tmp_path / "out"

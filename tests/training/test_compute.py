@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tests.training.tiny_run import tiny_verifier
 
-from edit_r1.training.compute import row_flops
+from edit_r1.training.compute import row_flops, row_tokens
 from edit_r1.verifier.tiny import load_verifier_model
 
 
@@ -31,3 +31,14 @@ def test_attention_counts_whichever_kernel_computes_it(tmp_path: Path) -> None:
     assert second == pytest.approx(config.num_hidden_layers * 4 * width * 2 * 10**2)
     model.set_attn_implementation("eager")
     assert [row_flops(model, processor, [_row(words)]) for words in (10, 20, 30)] == fused
+
+
+def test_answers_count_and_rows_are_averaged(tmp_path: Path) -> None:
+    """A row with an answer costs what an equally long prompt does; two rows cost their mean."""
+    model, processor = load_verifier_model(tiny_verifier(tmp_path))
+    answered = _row(10) | {"completion": [{"role": "assistant", "content": "red " * 10}]}
+    longer = round(row_tokens(processor, [answered]) - row_tokens(processor, [_row(10)]))
+    assert longer >= 10
+    short, long = (row_flops(model, processor, [row]) for row in (_row(10), answered))
+    assert long == row_flops(model, processor, [_row(10 + longer)]) > short
+    assert row_flops(model, processor, [_row(10), answered]) == (short + long) / 2

@@ -77,6 +77,12 @@ def test_group_metrics_by_hand() -> None:
     batch = torch.cat([groups([8, 6], [5, 5]), groups([4, 4], [NAN, 4])])
     metrics = group_metrics(batch, contrast(batch))
     assert metrics == {"pair_accuracy": 0.5, "pair_ties": 0.5, "failure_rate": 0.125, "signal_share": 0.0}
+    # Winner 9, 1 earn 1 and 0 against 5, 5, which earn a half each: one group with signal is enough.
+    one_sided = groups([9, 1], [5, 5])
+    assert group_metrics(one_sided, contrast(one_sided))["signal_share"] == 1.0
+    # A picture without a readable trace is beaten by none: no order, so a tie.
+    silent = groups([4, 5], [NAN, NAN])
+    assert group_metrics(silent, contrast(silent))["pair_ties"] == 1.0
 
 
 def test_margin_and_tie_credit_by_hand() -> None:

@@ -24,7 +24,6 @@ from trl.trainer.utils import RepeatSampler
 
 from edit_r1.data.store import read_pairs
 from edit_r1.records import Failure, Provenance, Verdict
-from edit_r1.runs.progress import silence_libraries
 from edit_r1.runs.run import Run
 from edit_r1.stages import TRAIN_PAIRS, GcpoConfig
 from edit_r1.training import gcpo
@@ -68,6 +67,16 @@ def test_a_trace_that_cannot_be_read_has_no_score() -> None:
     assert isinstance(trace_verdict(Completion(whole + " and", finished=False), ["q"]), Failure)
     assert isinstance(trace_verdict(Completion("[1] same => yes", finished=True), ["q"]), Failure)
     assert isinstance(trace_verdict(Completion("<score> 7.5 </score>", finished=True), ["q"]), Failure)
+
+
+def test_a_trace_of_a_batch_is_whole_when_it_ends_with_its_end_token() -> None:
+    """The same text with the end token (2) and without it, and prose: 7.5, and two Failures, which have no score."""
+    texts = ["[1] same => yes\n<score> 7.5 </score>\nand"] * 2 + ["no idea"]
+    said = [[{"role": "assistant", "content": text}] for text in texts]
+    asked = [["q"]] * 3
+    assert gcpo.score_reward(said, [[4, 2], [4, 5], [4, 2]], asked, [2] * 3) == [7.5, None, None]
+    right = gcpo.check_reward(said, [[4, 2], [4, 5], [4, 2]], asked, [2] * 3, [[True]] * 3)
+    assert right == [1.0, None, None]
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, score: Callable[[Completion], float]) -> None:
@@ -287,32 +296,6 @@ def test_two_processes_go_on_with_the_pairs_that_are_due(tmp_path: Path) -> None
     for name in ("reward", "grad_norm"):
         expected, found = ([line[name] for line in Run(out).metrics()] for out in (whole, broken))
         assert found == pytest.approx(expected, rel=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("settings", "used", "mode", "address"),
-    [
-        ({}, False, None, None),
-        ({"vllm": "colocate"}, True, "colocate", None),
-        ({"vllm": "server"}, True, "server", None),
-        ({"vllm": "server", "vllm_server": "http://10.0.0.5:8000"}, True, "server", "http://10.0.0.5:8000"),
-    ],
-)
-def test_who_writes_the_traces(
-    settings: dict[str, Any], used: bool, mode: str | None, address: str | None, tmp_path: Path
-) -> None:
-    """What TRL is told; vLLM itself is not there. A server without an address is this machine's."""
-    silence_libraries()
-    told = gcpo._arguments(GcpoConfig.model_validate(settings), tmp_path, 0)
-    assert told.use_vllm == used
-    assert mode is None or told.vllm_mode == mode
-    assert told.vllm_server_base_url == address
-    assert told.vllm_server_host == "127.0.0.1"
-
-
-def test_an_address_is_for_a_server() -> None:
-    with pytest.raises(ValueError, match='the address of vllm = "server"'):
-        GcpoConfig(vllm="colocate", vllm_server="http://10.0.0.5:8000")
 
 
 class Interrupted(Exception):

@@ -1,9 +1,10 @@
-"""What GCPO is given to learn from: enough pairs for a step, and pictures that are read in their turn."""
+"""What GCPO is given to learn from: enough pairs for a step, in the order of a seed, read in their turn."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -80,3 +81,43 @@ def test_kept_texts_that_agree_with_gold_are_a_probe(tmp_path: Path) -> None:
         probe_set(world, str(tmp_path / "none"))
     out = train(world, tmp_path, probe=str(tmp_path / "texts"), probe_every=2)
     assert [line["step"] for line in read_metrics(out) if "probe_check_accuracy" in line] == [2]
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"step": 1}, {"attempt": 1}, {"process": 1}])
+def test_refills_are_other_pairs_each_time(other: dict[str, int]) -> None:
+    """Another seed, step, try or process draws other pairs, winner and loser side by side; a resumed run the same."""
+
+    class Data:
+        def __len__(self) -> int:
+            return 200
+
+        def __getitems__(self, rows: list[int]) -> list[int]:
+            return rows
+
+    def drawn(seed: int = 0, step: int = 0, attempt: int = 0, process: int = 0) -> list[Any]:
+        trainer: Any = SimpleNamespace(
+            args=SimpleNamespace(seed=seed),
+            state=SimpleNamespace(global_step=step),
+            train_dataset=Data(),
+            accelerator=SimpleNamespace(process_index=process),
+            num_generations=2,
+        )
+        return gcpo.GcpoTrainer._other_pairs(trainer, attempt, 8)
+
+    assert drawn() == drawn() != drawn(**other)
+    pairs = drawn()[::4]
+    assert drawn() == [row for winner in pairs for row in (winner, winner, winner + 1, winner + 1)]
+    assert len(set(pairs)) == 8
+    assert all(winner % 2 == 0 for winner in pairs)
+
+
+def test_the_order_of_pairs_is_the_seeds() -> None:
+    """Every pair of 20 comes once an epoch; another seed brings another order."""
+
+    def order(seed: int) -> list[int]:
+        args = SimpleNamespace(generation_batch_size=16, steps_per_generation=1, seed=seed)
+        trainer: Any = SimpleNamespace(train_dataset=range(40), args=args, num_generations=2, num_iterations=1)
+        return list(gcpo.GcpoTrainer._get_train_sampler(trainer))[::4]
+
+    assert order(0) == order(0) != order(1)
+    assert sorted(order(0)) == sorted(order(1)) == list(range(0, 40, 2))

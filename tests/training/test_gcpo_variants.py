@@ -14,17 +14,18 @@ from tests.training.tiny_run import tiny_verifier, tiny_world
 from edit_r1.data.gold import gold_checks
 from edit_r1.data.store import read_pairs
 from edit_r1.errors import UserError
-from edit_r1.records import Check, Principle, Provenance, Verdict
+from edit_r1.records import Check, Failure, Principle, Provenance, Verdict
 from edit_r1.runs.run import Run
 from edit_r1.stages import TRAIN_PAIRS, GcpoConfig
 from edit_r1.training import gcpo
 from edit_r1.training.contrast import centred, contrast, pointwise
+from edit_r1.verifier.tiny import END, SPECIAL
 from edit_r1.verifier.verifier import Completion
 
 Batch = dict[str, Any]
 
 
-def judged_by(monkeypatch: pytest.MonkeyPatch, judge: Callable[[Completion, list[str]], Verdict]) -> None:
+def judged_by(monkeypatch: pytest.MonkeyPatch, judge: Callable[[Completion, list[str]], Verdict | Failure]) -> None:
     """Read traces by a function, in place of the parser."""
     monkeypatch.setattr(gcpo, "trace_verdict", judge)
 
@@ -101,13 +102,15 @@ def test_margin_and_tie_credit_reach_the_advantages(tmp_path: Path, monkeypatch:
 def test_right_checks_are_rewarded_beside_the_contrast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal scores leave no contrast; what is left is check_weight times the share of right checks, centred.
 
-    A trace that says yes to everything is right in the share of principles that are met, one that says no in the rest:
-    with y of K met and four traces yes, no, no, no the advantages are w (y - (y + 3 (K - y)) / 4) / K and so on.
+    A trace that says yes to everything is right in the share of principles that are met, one that says no in the rest,
+    and a Failure in none: with y of K met and four traces yes, no, Failure, no the rewards are w y / K, w (K - y) / K,
+    0 and w (K - y) / K.
     """
-    answers = iter([True, False, False, False] * 8)  # the score is read first, then the checks: two passes
+    answers = iter([True, False, None, False] * 8)  # the score is read first, then the checks: two passes
 
-    def judge(completion: Completion, questions: list[str]) -> Verdict:
-        return scripted(iter([5.0]), next(answers))(completion, questions)
+    def judge(completion: Completion, questions: list[str]) -> Verdict | Failure:
+        met = next(answers)
+        return Failure("empty", "") if met is None else scripted(iter([5.0]), met)(completion, questions)
 
     judged_by(monkeypatch, judge)
     seen = batches(monkeypatch)
@@ -116,13 +119,14 @@ def test_right_checks_are_rewarded_beside_the_contrast(tmp_path: Path, monkeypat
 
     def spy(*args: Any, gold: list[list[bool]], **kwargs: Any) -> list[float | None]:
         order.extend(gold)
+        assert set(kwargs["end_id"]) == {SPECIAL.index(END)}
         return original(*args, gold=gold, **kwargs)
 
     monkeypatch.setattr(gcpo, "check_reward", spy)
     train(tmp_path, check_weight=0.5)
     shares = torch.tensor([sum(gold) / len(gold) for gold in order]).view(4, 4)
     says_yes = torch.tensor([True, False, False, False])
-    right = torch.where(says_yes, shares, 1 - shares)
+    right = torch.where(says_yes, shares, 1 - shares) * torch.tensor([1, 1, 0, 1])
     expected = 0.5 * (right - right.mean(-1, keepdim=True))
     torch.testing.assert_close(seen[0]["advantages"], expected.flatten())
     assert expected.abs().max() > 0.05
@@ -242,3 +246,16 @@ def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any]
     """A setting without effect, or one that would break a batch, is an error of the recipe."""
     with pytest.raises(ValueError, match=message):
         GcpoConfig.model_validate(SMALL.model_dump() | changes)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_vision_tower_learns_where_it_is_not_frozen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frozen: bool
+) -> None:
+    """Frozen, it stays as the cold start made it, to the bit; the language model learns in either case."""
+    judged_by(monkeypatch, scripted(iter(SCORES)))
+    out = train(tmp_path, freeze_vision=frozen)
+    before, after = load_file(tmp_path / "verifier/model.safetensors"), load_file(out / "model/model.safetensors")
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert any("language_model" in key for key in moved)
+    assert any("visual" in key for key in moved) == (not frozen)

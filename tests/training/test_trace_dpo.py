@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,24 @@ def test_trace_pair_by_hand() -> None:
     """The best and the worst of rewards, the first of equals; nothing is learnt from equal rewards."""
     assert trace_pair([0.5, 1.0, 0.0, 1.0, 0.0]) == (1, 2)
     assert trace_pair([0.25, 0.25]) is None
+
+
+def test_which_texts_are_chosen() -> None:
+    """Winner 7, 1, 5 and loser 6, 2, Failure: 7 beats both readable traces (1), 1 beats none (0).
+
+    Of three readable winner traces 7 and 5 are above the loser's 2 (2/3), 7 alone is above its 6; a Failure earns 0.
+    """
+    written, settings = [["7", "1", "5"], ["6", "2", "?"]], dict[str, Any]()
+
+    def generate(prompts: object, **rest: Any) -> list[list[Completion]]:
+        settings.update(rest)
+        return [[Completion(f"[1] a => yes\n<score> {score} </score>", True) for score in row] for row in written]
+
+    rows = [{"images": (), "prompt": [{"content": "x"}], "questions": ["q"]}] * 2
+    engine: Any = SimpleNamespace(generate=generate)
+    found = trace_dpo._draw(engine, rows, TraceDpoConfig(traces=3, temperature=0.7), 5)
+    assert [[text.split()[5] for text in texts] for texts in found if texts] == [["7", "1"], ["2", "?"]]
+    assert (settings["n"], settings["temperature"], settings["seed"]) == (3, 0.7, 5)
 
 
 def scored_by_length(completion: Completion, questions: list[str]) -> Verdict:

@@ -196,9 +196,11 @@ class Harness:
         elif job.arm == "dpo":
             dpo = self.recipe.trace_dpo
             written = 2 * self.recipe.world.train_pairs * dpo.traces
-            steps = _paid(job.arm, (budget / cost - written) / ((1 + FORWARD_AND_BACKWARD) * 2 * dpo.batch_size))
+            of_step = (1 + FORWARD_AND_BACKWARD) * 2 * dpo.batch_size  # passes, the reference's among them
+            steps = _paid(job.arm, (budget / cost - written) / of_step)
             trace_dpo.run(dpo.model_copy(update={"steps": steps}), **rest)
             tokens = row_tokens(processor, lessons) * (written + 2 * dpo.batch_size * steps)
+            budget = cost * (written + of_step * steps)
         else:
             rule = {"reward": "pointwise", "scale_rewards": "group"} if job.arm == "rule_grpo" else {}
             gcpo.run(config.model_copy(update=rule), **rest)
