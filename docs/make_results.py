@@ -131,7 +131,7 @@ GCPO against wrong labels among the training pairs, on the seeds that have all o
 ### Before the verifier read its questions
 
 The rows of the recipe before (commit 6c41eae, `results/verifier_claims_before.json`): its base had not been asked
-questions that follow from no instruction, and did not know a copy's worth. They have what is not made anew yet.
+questions that follow from no instruction, and did not know a copy's worth. They have what is not made anew yet: size l.
 
 {verdicts_before}
 
