@@ -149,7 +149,7 @@ questions that follow from no instruction, and did not know a copy's worth. They
 Pairs in the preferred order, ties half, by the number that is made of one trace or of four: the score that it writes
 (`model`), the expectation over the score's tokens (`expected`), the share of the checks that it calls met, with the
 weights 3, 2, 1 of follow, keep, quality (`weighted`); of one greedy trace the score, the score times the probability of
-the trace (`confident`), and the checks. These are verifiers of the recipe before.
+the trace (`confident`), and the checks. Those of size l are of the recipe before.
 
 {calibration}
 
@@ -177,8 +177,8 @@ and `src/edit_r1/assets/verifier` is the one that their commits ship).
 {sanity_commands}
 
 Percent of tasks in which the verifier puts the attacked edit below the right one, in brackets what an injection
-gains in points; bold is unfit (docs/sanity.md has the attacks and what is required). Those of the sizes s and l are
-of the recipe before.
+gains in points; bold is unfit (docs/sanity.md has the attacks and what is required). That of size l is of
+the recipe before.
 
 {sanity}
 
