@@ -107,7 +107,7 @@ def test_every_arm_of_the_middle_size_runs_at_equal_compute(tmp_path: Path, monk
 
 
 def test_other_sizes_are_pretrained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The base of a size is two runs of its own, the second from the first's model; its arms start there."""
+    """The base of a size is two runs of its own, the second from the first's model."""
     monkeypatch.setattr(claims.pretrain_verifier, "shipped_editor", lambda: None)  # its edits are drawn instead
     monkeypatch.setattr(claims.pretrain_verifier, "exact_match", lambda *_: {})
     small, out = recipe(), tmp_path / "claims"
