@@ -141,6 +141,9 @@ def test_missing_is_told_without_a_run(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0
     assert result.output.count("missing: ") == 55
+    few = CliRunner().invoke(app, [*arguments, "--sizes", "s,l", "--seeds", "1", "--arms", "gcpo"]).output.splitlines()
+    assert few[:-1] == [f"missing: gcpo of size {size}, seed 1, label noise 0.1" for size in ("s", "l")]
+    assert few[-1] == f"{table}: 55 results are missing"
     assert json.loads(table.read_text()) == old
 
 

@@ -46,22 +46,18 @@ def claims(
     from edit_r1.stages import ARMS, SIZES, ClaimsRecipe
 
     recipe = load_recipe(ClaimsRecipe, preset, overrides or [])
-    wanted = {
-        name: _chosen(name, given, known)
-        for name, given, known in (
-            ("--seeds", seeds, [str(seed) for seed in (*recipe.claims.seeds, *recipe.claims.more_seeds)]),
-            ("--arms", arms, ARMS),
-            ("--sizes", sizes, SIZES),
-        )
-    }
+    known_seeds = [str(seed) for seed in (*recipe.claims.seeds, *recipe.claims.more_seeds)]
+    chosen = {int(seed) for seed in _chosen("--seeds", seeds, known_seeds)}
+    names, kinds = _chosen("--arms", arms, ARMS), _chosen("--sizes", sizes, SIZES)
     from edit_r1.evaluation.claims import run
     from edit_r1.evaluation.claims_plan import gather
 
     if not missing:
-        chosen = {int(seed) for seed in wanted["--seeds"]}
-        run(recipe, out=out, results=results, seeds=chosen, arms=wanted["--arms"], sizes=wanted["--sizes"])
+        run(recipe, out=out, results=results, seeds=chosen, arms=names, sizes=kinds)
     _, left = gather(recipe, out, results)
-    _tell(results, [f"{job.arm} of size {job.size}, seed {job.seed}, label noise {job.label_noise}" for job in left])
+    wanted = [job for job in left if job.seed in chosen and job.arm in names and job.size in kinds]
+    told = [f"{job.arm} of size {job.size}, seed {job.seed}, label noise {job.label_noise}" for job in wanted]
+    _tell(results, told, len(left))
 
 
 @app.command(
@@ -103,14 +99,15 @@ def editor_claims(
     if not missing:
         run(recipe, verifiers, out=out, claims_out=claims, results=results, seeds=chosen, arms=names)
     _, left = gather(recipe, verifiers, out, results)
-    _tell(results, [f"{job.arm}, seed {job.seed}" for job in left])
+    wanted = [f"{job.arm}, seed {job.seed}" for job in left if job.seed in chosen and job.arm in names]
+    _tell(results, wanted, len(left))
 
 
-def _tell(results: Path, missing: Sequence[str]) -> None:
-    """What a table still lacks."""
+def _tell(results: Path, missing: Sequence[str], count: int) -> None:
+    """What a table still lacks of the chosen results, and how many it lacks of all."""
     for job in missing:
         typer.echo(f"missing: {job}")
-    typer.echo(f"{results}: {len(missing)} results are missing" if missing else f"{results}: complete")
+    typer.echo(f"{results}: {count} results are missing" if count else f"{results}: complete")
 
 
 def _chosen(option: str, given: str | None, known: Sequence[str]) -> list[str]:
