@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -182,7 +183,12 @@ def given_input(folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("command", "lacking"),
-    [("verifier cold-start", "edits"), ("verifier gcpo", "pairs_train"), ("evaluate verifier", "pairs_test")],
+    [
+        ("verifier cold-start", "edits"),
+        ("verifier gcpo", "pairs_train"),
+        ("evaluate verifier", "pairs_test"),
+        ("evaluate editor", "edits"),
+    ],
 )
 def test_a_folder_that_is_no_world_is_named_and_nothing_is_begun(command: str, lacking: str, tmp_path: Path) -> None:
     data, out = given_input(tmp_path / "data"), tmp_path / "out"
@@ -203,6 +209,11 @@ def test_a_run_directory_stands_for_its_model(tmp_path: Path, calls: Calls) -> N
         result = run("verifier", "gcpo", "--recipe", recipe, "--data", data, "--model", tmp_path / given)
         assert result.exit_code == 0, result.output
         assert calls.made[-1][1]["model"] == tmp_path / "cold_start" / "model"
+    unfinished = ("verifier", "gcpo", "--recipe", recipe, "--data", data, "--model", tmp_path / "cold_start")
+    (tmp_path / "cold_start" / "environment.json").write_text("{}")
+    assert one_line(run(*unfinished)).endswith("cold_start is a run that has not ended; go on with it first")
+    (tmp_path / "cold_start" / "done.json").write_text("{}")
+    assert run(*unfinished).exit_code == 0
 
 
 def test_version() -> None:
@@ -315,12 +326,21 @@ def test_a_full_disk_is_one_line(calls: Calls) -> None:
     assert one_line(run("demo")) == f"the disk is full; free some space and {AGAIN}"
 
 
+def test_a_full_gpu_is_one_line(calls: Calls) -> None:
+    calls.stand_in("edit_r1.evaluation.demo", "run_demo", failing(torch.OutOfMemoryError("CUDA out of memory")))
+    assert (
+        one_line(run("demo")) == "the GPU's memory is full; lower micro_batch, `edit-r1 doctor RECIPE` says what fits"
+    )
+
+
 def test_our_own_mistakes_are_not_hidden(calls: Calls) -> None:
     calls.stand_in("edit_r1.evaluation.demo", "run_demo", failing(ZeroDivisionError("ours")))
     result = run("demo")
     assert isinstance(result.exception, ZeroDivisionError)
     calls.stand_in("edit_r1.evaluation.demo", "run_demo", failing(FileNotFoundError(errno.ENOENT, "ours")))
     assert isinstance(run("demo").exception, FileNotFoundError)
+    calls.stand_in("edit_r1.evaluation.demo", "run_demo", failing(RuntimeError("ours")))
+    assert isinstance(run("demo").exception, RuntimeError)
 
 
 @pytest.mark.parametrize("arguments", [["--seed", "-1"], ["--seed", "x"], ["--sed", "1"], ["extra"]])

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -173,6 +174,23 @@ def test_a_run_is_worked_on_by_one_process(tmp_path: Path, monkeypatch: pytest.M
         other.communicate("")
     with pytest.raises(UserError, match="other settings"):
         Run.open(tmp_path / "run", Inner(), resume=True)
+
+
+def test_a_run_that_another_began_meanwhile_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While this process waits another begins here and ends: its configuration stays, and this one is refused."""
+    path, hold = tmp_path / "run", Run._hold
+
+    def wait(run: Run) -> None:
+        monkeypatch.setattr(Run, "_hold", hold)
+        Run.open(path, Stage(steps=7)).finish({})
+        hold(run)
+
+    for resume, refusal in ((False, "is not empty"), (True, "other settings")):
+        shutil.rmtree(path, ignore_errors=True)
+        monkeypatch.setattr(Run, "_hold", wait)
+        with pytest.raises(UserError, match=refusal):
+            Run.open(path, Stage(), resume=resume)
+        assert Run(path).config["steps"] == 7
 
 
 @pytest.mark.parametrize(("missing", "finish", "settled"), [(0, False, True), (2, False, False), (2, True, True)])

@@ -137,6 +137,9 @@ def test_a_bench_is_held_out_wholly_and_may_grow(bench: Bench) -> None:
     assert result.exit_code == 0, result.output
     assert [p.task.instruction for p in bench.kept("pairs_test")] == ["edit 10", "edit 20"]
     assert bench.summary()["pairs"] == {"in": 2, "train": 0, "test": 2}
+    bench.manifest(bench.line(10, 11, 12, "first", category="color"), bench.line(20, 21, 22, "second"))
+    assert bench.run("--set", "test_share=1", "--resume").exit_code == 0
+    assert {p.task.category for p in bench.kept("pairs_test")} == {"color", ""}
 
 
 def test_principles_are_named_once_for_each_task(bench: Bench) -> None:

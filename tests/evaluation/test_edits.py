@@ -89,7 +89,7 @@ def test_two_editors_by_hand(bench: Bench) -> None:
     with serving(lambda request, number: reply(request, number) if number < 3 else (503, "down")) as server:
         line = last_line(bench.run(url=server.url))
         url, port = server.url, server.port
-    assert line.startswith("the verifier's server does not answer (status 503")
+    assert line.startswith("the verifier does not answer (status 503")
     assert f"3 edits are judged and safe in {bench.out}/judgements.jsonl: continue with --resume" in line
     with serving(reply, port) as server:
         result = bench.run("--resume", url=url)

@@ -76,6 +76,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.Monkey
     for name in ("model.safetensors", HEAD):
         expected, found = (load_file(run / "model" / name) for run in (whole, broken))
         assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert not (broken / "trainer").exists()
 
 
 def test_scores_do_not_depend_on_the_batch(tmp_path: Path) -> None:

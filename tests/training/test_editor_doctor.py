@@ -15,7 +15,7 @@ from edit_r1 import assets
 from edit_r1.cli.main import app
 from edit_r1.config import load_recipe, presets, sections
 from edit_r1.errors import UserError
-from edit_r1.stages import EditorGrpoConfig
+from edit_r1.stages import EditorGrpoConfig, RewardConfig
 from edit_r1.training.editor_architecture import read_description
 from edit_r1.training.editor_doctor import (
     EditorReport,
@@ -98,6 +98,19 @@ def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line.split()[0] for line in report("flux_kontext/gpus_1").missing] == ["torchvision"]
     assert report("flux_kontext/gpus_8").missing == ()
     assert examine_editor("world/default", None, gpus=1).missing == ()
+
+
+def test_the_settings_of_a_reward_are_counted(tmp_path: Path) -> None:
+    """The cache grows with the tokens of a trace, and with traces until `verify_batch` are written together."""
+    (tmp_path / "config.json").write_text((assets.VERIFIER / "config.json").read_text())
+
+    def cache(**own: Any) -> int:
+        config = EditorGrpoConfig(
+            rewards=(RewardConfig(folder=str(tmp_path), **own),), height=64, width=64, verify_batch=16, temperature=1.0
+        )
+        return verifiers_beside(config, EditorWork(tasks=1, edits=8, rows=4))[0].cache
+
+    assert cache() < cache(max_tokens=1000) < cache(max_tokens=1000, traces=2) == cache(max_tokens=1000, traces=4)
 
 
 def test_only_verifiers_on_the_same_gpu_count(tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.training.tiny_run import tiny_verifier, tiny_world
 
+from edit_r1.config import decisive, dump
+from edit_r1.errors import UserError
 from edit_r1.runs.progress import silence_libraries
 from edit_r1.stages import GcpoConfig
 from edit_r1.training import gcpo
@@ -48,3 +51,14 @@ def test_settings_reach_the_trainer(tmp_path: Path) -> None:
 def test_an_address_is_for_a_server() -> None:
     with pytest.raises(ValueError, match='the address of vllm = "server"'):
         GcpoConfig(vllm="colocate", vllm_server="http://10.0.0.5:8000")
+
+
+def test_vllm_that_is_not_here_is_one_line(tmp_path: Path) -> None:
+    """Told before a model is loaded, and the folder is free for the mended command; a server's address may change."""
+    world, model = tiny_world(tmp_path), tiny_verifier(tmp_path)
+    config = GcpoConfig(pairs_per_step=2, vllm="colocate")
+    with pytest.raises(UserError, match='vllm = "colocate" needs the package vllm: install it, or add --set vllm=off'):
+        gcpo.run(config, data=world, model=model, out=tmp_path / "out", seed=0, resume=False)
+    assert not (tmp_path / "out").exists()
+    here, moved = GcpoConfig(vllm="server"), GcpoConfig(vllm="server", vllm_server="http://10.0.0.6:8000")
+    assert decisive(moved, dump(moved)) == decisive(here, dump(here))

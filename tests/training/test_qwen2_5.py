@@ -232,3 +232,16 @@ def test_a_stock_processor_without_torchvision_is_a_clear_error(base: Path, tmp_
     (folder / "preprocessor_config.json").write_text(json.dumps(json.loads(stock)["image_processor"]))
     with pytest.raises(UserError, match="needs torchvision; install the build that goes with your torch"):
         load_backbone(folder, BackboneConfig())
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"), [("tokenizer.json", "cannot be read"), ("processor_config.json", "has no part for pictures")]
+)
+def test_a_folder_without_all_of_its_processor_is_a_clear_error(
+    base: Path, tmp_path: Path, lost: str, said: str
+) -> None:
+    folder = tmp_path / "torn"
+    shutil.copytree(base, folder)
+    (folder / lost).unlink()
+    with pytest.raises(UserError, match=rf"(?s)the processor in .*torn {said}.*: is its download whole"):
+        load_backbone(folder, BackboneConfig())

@@ -212,6 +212,8 @@ def test_kept_texts_come_back_from_the_disk(tmp_path: Path) -> None:
     assert (
         rows[1]["completion"][0]["content"] == "[1] => no\n[2] => yes\n<average> 0.5 </average>\n<score> 1.0 </score>"
     )
+    with pytest.raises(UserError, match="hard_share needs the edits of a built-in world"):
+        lessons(ColdStartConfig(hard_share=0.3), tmp_path, seed=0)
     write_traces(tmp_path / "traces", [kept("no trace")])
     with pytest.raises(UserError, match=r"a kept text cannot be read \(missing_principle\)"):
         lessons(ColdStartConfig(), tmp_path, seed=0)[0][0]

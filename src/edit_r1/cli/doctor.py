@@ -38,7 +38,14 @@ def doctor(
             "shipped tiny base.",
         ),
     ] = None,
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="Shard by FSDP2 over so many GPUs.")] = 1,
+    gpus: Annotated[
+        int,
+        typer.Option(
+            "--gpus",
+            min=1,
+            help="Spread training over so many GPUs: a verifier by FSDP2, an editor as its recipe says.",
+        ),
+    ] = 1,
     gpu_memory: Annotated[
         float, typer.Option("--gpu-memory", metavar="GIB", min=0.1, help="Memory of one GPU, in GiB.")
     ] = 80.0,

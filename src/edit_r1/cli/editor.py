@@ -73,7 +73,7 @@ def tasks(
     epilog=examples(
         "edit-r1 editor grpo --data runs/world --verifier runs/gcpo",
         "edit-r1 editor grpo --data runs/tasks --preset my_recipe.toml --model EDITOR",
-        "edit-r1 editor grpo --set steps=10 --resume",
+        "edit-r1 editor grpo --set steps=10 --out runs/short",
     ),
 )
 def grpo(

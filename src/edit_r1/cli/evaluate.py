@@ -20,8 +20,8 @@ from edit_r1.cli.options import (
     Resume,
     Seed,
     VerifierModel,
+    World,
     examples,
-    existing_folder,
     model_folder,
     world_folder,
 )
@@ -77,7 +77,7 @@ def editor(
     seed: Seed = 0,
     out: Out = Path("runs/evaluate_editor"),
     resume: Resume = False,
-    data: Data = Path("runs/world"),
+    data: World = Path("runs/world"),
     model: Annotated[
         Path | None,
         typer.Option("--model", metavar="FOLDER", help="The editor to measure; the shipped tiny base by default."),
@@ -89,10 +89,10 @@ def editor(
 ) -> None:
     """Count the samples of an editor that do all that was asked and nothing else, as the world's oracle reads them."""
     from edit_r1.config import load_recipe
-    from edit_r1.stages import EvaluateConfig
+    from edit_r1.stages import EDITS, EvaluateConfig
 
     config = load_recipe(EvaluateConfig, preset, overrides or [], section="evaluate")
-    existing_folder(data, "--data", WORLD_MEND)
+    world_folder(data, EDITS, mend=f"{WORLD_MEND}, or judge edits of your own tasks with `edit-r1 evaluate edits`")
     verifier = model_folder(verifier, "--verifier", VERIFIER_MEND)
     if model is not None:
         model = model_folder(model, "--model", EDITOR_MEND)
@@ -195,7 +195,7 @@ def sanity(
     seed: Seed = 0,
     out: Out = Path("runs/evaluate_sanity"),
     resume: Resume = False,
-    data: Data = Path("runs/world"),
+    data: World = Path("runs/world"),
     model: VerifierModel = None,
 ) -> None:
     """Attack a verifier with copies, wrong edits, defects and injected text, and say whether it is fit to be a reward.

@@ -39,6 +39,10 @@ class ErrorLines(TyperGroup):
             if error.errno != errno.ENOSPC:
                 raise
             _fail(f"error: the disk is full; free some space and {_AGAIN}", 2)
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+                raise
+            _fail("error: the GPU's memory is full; lower micro_batch, `edit-r1 doctor RECIPE` says what fits", 2)
 
 
 def _fail(line: str, code: int) -> None:

@@ -28,6 +28,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --
 Data = Annotated[
     Path, typer.Option("--data", metavar="FOLDER", help="A world made by `edit-r1 world make`, or your own data.")
 ]
+World = Annotated[Path, typer.Option("--data", metavar="FOLDER", help="A world made by `edit-r1 world make`.")]
 VerifierModel = Annotated[
     Path | None,
     typer.Option("--model", metavar="FOLDER", help="A verifier; the shipped tiny base by default."),
@@ -75,6 +76,8 @@ def world_folder(path: Path, *names: str, mend: str = WORLD_MEND) -> Path:
 def model_folder(path: Path, option: str, mend: str) -> Path:
     """Like `existing_folder`, for a model: of a run directory, which may be given instead, it is the folder `model`."""
     existing_folder(path, option, mend)
+    if (path / "environment.json").is_file() and not (path / "done.json").is_file():
+        raise UserError(f"{option} {path} is a run that has not ended; go on with it first")
     inner = path / "model"
     folder = inner if inner.is_dir() else path
     if not any((folder / name).is_file() for name in ("config.json", "model_index.json")):

@@ -64,7 +64,7 @@ def run(
         manifests: JSONL files of edits, each line with its editor.
         model: the verifier's folder.
         out: the run directory.
-        seed: of traces, intervals and the decomposer's sampling.
+        seed: of the traces and the decomposer's sampling.
         resume: go on with what is in `out`; a finished run too, when answers are missing.
         finish: leave out the edits that have no principles or no answer.
 
@@ -111,7 +111,7 @@ def run(
 
 def _shortfall(trouble: str, judged: int, journal: Path) -> str:
     return (
-        f"the verifier's server does not answer ({trouble}); {judged} edits are judged and safe in {journal}: "
+        f"the verifier does not answer ({trouble}); {judged} edits are judged and safe in {journal}: "
         "continue with --resume, or add --finish as well to leave out the others"
     )
 

@@ -118,9 +118,9 @@ def teaching_pair(pairs: Sequence[PairExample], stage: str) -> PairExample | Non
     return max(readable, key=rank, default=None)  # of equals, max takes the first
 
 
-def outcome(example: EditExample, before: str = "base", after: str = "grpo") -> Outcome:
+def outcome(example: EditExample) -> Outcome:
     """What RL did to the success of a task."""
-    was, now = example.edits[before].success, example.edits[after].success
+    was, now = example.edits["base"].success, example.edits["grpo"].success
     if was and now:
         return "both"
     return "mended" if now else "broken" if was else "neither"

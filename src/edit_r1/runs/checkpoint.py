@@ -40,7 +40,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
         save_file(_storable(tensors), temporary, metadata=metadata)
 
 
-def load_checkpoint(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Json]]:
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Json]]:
     """Read what `save_checkpoint` wrote.
 
     Raises:
@@ -49,7 +49,7 @@ def load_checkpoint(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor],
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}; start the run anew without --resume")
     try:
-        with safe_open(path, framework="pt", device=device) as file:
+        with safe_open(path, framework="pt") as file:
             metadata = cast("dict[str, str]", file.metadata() or {})
             tensors = {name: cast(Tensor, file.get_tensor(name)) for name in cast("list[str]", file.keys())}
     except SafetensorError as error:

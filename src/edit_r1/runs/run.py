@@ -32,8 +32,6 @@ from edit_r1.errors import UserError
 from edit_r1.files import append_line, atomic_write, disk_errors, drop_partial_line, is_temporary
 from edit_r1.runs.environment import environment
 
-__all__ = ["Run", "atomic_write", "read_metrics"]
-
 _LOCK = ".lock"
 _PATIENCE = 10.0
 """Seconds to wait for a process that only looks whether the run is finished."""
@@ -82,14 +80,10 @@ class Run:
             raise UserError(f"{path} is a file; give --out a folder")
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-            empty = all(is_temporary(entry) or entry.name == _LOCK for entry in path.iterdir())
-        if not empty and not resume:
-            raise UserError(f"{path} is not empty; add --resume to go on with it, or give --out another folder")
-        if not empty and not (path / "config.json").exists():
-            raise UserError(f"{path} holds no run (no config.json); give --out another folder")
         run = cls(path)
+        run._is_new(resume)
         run._hold()
-        if empty:
+        if run._is_new(resume):  # asked again: while this process waited, another may have begun here
             run._begin(document)
         else:
             run._go_on(config, document)
@@ -173,6 +167,17 @@ class Run:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write done.json, whole or not at all: from here on the run counts as finished."""
         atomic_write(self.path / "done.json", _json(summary))
+
+    def _is_new(self, resume: bool) -> bool:
+        """Whether nothing has begun here; `UserError` where something has that is not to be gone on with."""
+        with disk_errors(self.path):
+            if all(is_temporary(entry) or entry.name == _LOCK for entry in self.path.iterdir()):
+                return True
+        if not resume:
+            raise UserError(f"{self.path} is not empty; add --resume to go on with it, or give --out another folder")
+        if not (self.path / "config.json").exists():
+            raise UserError(f"{self.path} holds no run (no config.json); give --out another folder")
+        return False
 
     def _hold(self) -> None:
         """Keep other processes from the directory, as long as this object or this process lives."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -34,6 +34,7 @@ class BackboneConfig(Config):
 class SftConfig(Config):
     """Settings of supervised fine-tuning."""
 
+    operational: ClassVar[frozenset[str]] = frozenset({"checkpoint_every"})
     backbone: BackboneConfig = BackboneConfig()
     steps: int = Field(gt=0)
     batch_size: int = Field(default=32, gt=0)
@@ -77,6 +78,7 @@ class GcpoConfig(Config):
     The defaults of `reward` to `refills` are the paper's form; the others are there to be compared with it.
     """
 
+    operational: ClassVar[frozenset[str]] = frozenset({"vllm_server", "checkpoint_every"})
     backbone: BackboneConfig = BackboneConfig()
     steps: int = Field(default=40, gt=0)
     pairs_per_step: int = Field(default=16, gt=0)
@@ -141,6 +143,7 @@ class GcpoConfig(Config):
 class BradleyTerryConfig(Config):
     """`[bradley_terry]`: a scalar head on the same backbone, a baseline for GCPO."""
 
+    operational: ClassVar[frozenset[str]] = frozenset({"checkpoint_every"})
     backbone: BackboneConfig = BackboneConfig()
     steps: int = Field(default=150, gt=0)
     pairs_per_step: int = Field(default=16, gt=0)
@@ -153,6 +156,7 @@ class BradleyTerryConfig(Config):
 class TraceDpoConfig(Config):
     """`[trace_dpo]`: DPO on pairs of traces of one edit, a baseline for GCPO."""
 
+    operational: ClassVar[frozenset[str]] = frozenset({"checkpoint_every"})
     backbone: BackboneConfig = BackboneConfig()
     steps: int = Field(default=300, gt=0)
     batch_size: int = Field(default=16, gt=0)

@@ -6,6 +6,7 @@ logarithm (Bradley and Terry 1952). Shapes: P pairs, B edits, D hidden size.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,7 @@ def run(config: BradleyTerryConfig, *, data: Path, model: Path, out: Path, seed:
             processor.save_pretrained(out / "model")
             save_file({"weight": judge.head.weight.detach().cpu()}, out / "model" / HEAD)
     folder.finish({"pairs": len(pairs), "steps": config.steps})
+    shutil.rmtree(out / "trainer", ignore_errors=True)
 
 
 def _arguments(config: BradleyTerryConfig, out: Path, seed: int) -> TrainingArguments:

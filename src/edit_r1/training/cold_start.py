@@ -99,6 +99,9 @@ def lessons(config: ColdStartConfig, data: Path, seed: int) -> tuple[Dataset, di
     """
     template = config.backbone.template
     if (data / TRACES / "dataset_info.json").is_file():
+        for name in ("hard_share", "question_share", "teacher_weights"):
+            if getattr(config, name):
+                raise UserError(f"{name} needs the edits of a built-in world, and {data} has kept texts: leave it out")
         kept = read_traces(data / TRACES)
 
         def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
@@ -115,7 +118,7 @@ def run(config: ColdStartConfig, *, data: Path, model: Path | None, out: Path, s
     """Fine-tune the verifier in `model` (default: the shipped base) on what `data` holds; the result is `out/model`.
 
     Raises:
-        UserError: `data` holds a text that cannot be read.
+        UserError: `data` holds a text that cannot be read, or no truth where a setting needs it.
     """
     shipped = {} if model else {"shipped": assets.fingerprint(assets.VERIFIER)}
     folder = open_run(

@@ -120,28 +120,29 @@ def verifiers_beside(
         *(config.rewards or (RewardConfig(folder="the one of --verifier"),)),
         *([config.judge] if config.judge else []),
     ]
-    here = [Path(source.folder) for source in sources if source.folder is not None and source.device is None]
+    beside_it = [source for source in sources if source.folder is not None and source.device is None]
+    here = [Path(str(source.folder)) for source in beside_it]
     missing = [folder for folder in here if not (folder / "config.json").is_file()]
     stand_in = default / "config.json" if default else beside(USUAL_VERIFIER, ".json")
     assert stand_in is not None
     paths = [stand_in if folder in missing else folder / "config.json" for folder in here]
-    found = [_verifier(path, config, work) for path in paths]
+    found = [_verifier(path, source, config, work) for path, source in zip(paths, beside_it, strict=True)]
     both = Beside(sum(one.weights for one in found), max((one.cache for one in found), default=0))
     return both, () if default else tuple(map(str, missing))
 
 
-def _verifier(path: Path, config: EditorGrpoConfig, work: EditorWork) -> Beside:
-    """One verifier. It sees source and edit, both as large as the editor makes them."""
+def _verifier(path: Path, source: RewardConfig, config: EditorGrpoConfig, work: EditorWork) -> Beside:
+    """One verifier, with the settings of its own. It sees source and edit, both as large as the editor makes them."""
     size = read_architecture(path)
     dtype = json.loads(path.read_text(encoding="utf-8")).get("dtype", "bfloat16")  # it is loaded as it was saved
     backbone = BackboneConfig(bf16=dtype == "bfloat16")
     side = size.patch * size.merge
     images = 2 * ((config.height or LARGE) // side) * ((config.width or LARGE) // side)
-    asked = config.traces * (work.rows if config.overlap else work.edits)
+    asked = (source.traces or config.traces) * (work.rows if config.overlap else work.edits)
     written = memory.Work(
         rows=0,
-        prompt=prompt_tokens(config.template, images),
-        answer=config.max_tokens,
+        prompt=prompt_tokens(source.template or config.template, images),
+        answer=source.max_tokens or config.max_tokens,
         patches=0,
         written=min(config.verify_batch, asked),
     )

@@ -227,7 +227,7 @@ def verify(parts: Iterable[Part], reward: RewardFn, *, overlap: bool) -> tuple[l
     """The parts of a rollout with their rewards, in order.
 
     With `overlap` a part is verified in another thread while the next one is sampled; else all are verified together
-    once they are sampled. After an error nothing more is asked, and Ctrl-C does not wait for a server.
+    once they are sampled. After an error nothing more is asked; Ctrl-C waits for the requests that are under way.
     """
     if not overlap:
         done = list(parts)
@@ -242,7 +242,7 @@ def verify(parts: Iterable[Part], reward: RewardFn, *, overlap: bool) -> tuple[l
         except BaseException as error:  # noqa: BLE001 (the main thread raises it)
             trouble.append(error)
 
-    worker = threading.Thread(target=work, daemon=True)  # a daemon, for the program may end while it waits for a server
+    worker = threading.Thread(target=work, daemon=True)
     worker.start()
     try:
         for part in parts:

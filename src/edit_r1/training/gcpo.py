@@ -7,6 +7,7 @@ deviation and no KL term.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -78,6 +79,12 @@ def check_enough(path: Path, pairs: int, config: GcpoConfig) -> None:
             f"{path} has {pairs} decided pairs, and a step takes {needed} (pairs_per_step {config.pairs_per_step} on "
             f"each of {processes} processes): lower pairs_per_step, or bring more pairs"
         )
+
+
+def check_vllm(config: GcpoConfig) -> None:
+    """Raise a `UserError` where vLLM should write the traces and is not here; TRL needs it for a server of it too."""
+    if config.vllm != "off" and importlib.util.find_spec("vllm") is None:
+        raise UserError(f'vllm = "{config.vllm}" needs the package vllm: install it, or add --set vllm=off')
 
 
 _UNKNOWN = Provenance("policy", "", "", "", 0)
@@ -174,7 +181,7 @@ def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, re
     Where `data` has a probe set with truth, the checks are measured on it along the way.
 
     Raises:
-        UserError: `data` has fewer pairs than a step takes, or no truth where `check_weight` needs it.
+        UserError: `data` has fewer pairs than a step takes, or no truth where `check_weight` needs it; no vLLM.
     """
     inputs: dict[str, Any] = {"seed": seed, **made_from(data), "model": str(model), **counted()}
     if config.probe is not None:
@@ -183,6 +190,7 @@ def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, re
     if folder.done is not None:
         return
     with folder.unless_refused():
+        check_vllm(config)
         pairs = read_pairs(data / TRAIN_PAIRS, decided=True)
         check_enough(data / TRAIN_PAIRS, len(pairs), config)
         probe = probe_set(data, config.probe)

@@ -204,16 +204,17 @@ def load_verifier_model(path: str | Path, dtype: torch.dtype | str = "auto") -> 
         model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, dtype=dtype)
     except (OSError, SafetensorError) as error:
         raise UserError(f"the weights in {folder} cannot be read ({error}): {damaged}") from error
-    if (folder / "processor_config.json").is_file() and "TinyQwenProcessor" in (
-        folder / "processor_config.json"
-    ).read_text():
-        processor = TinyQwenProcessor.from_pretrained(folder)
-    else:
-        try:
-            processor = AutoProcessor.from_pretrained(folder)
-        except ImportError as error:
-            raise UserError(
-                f"the processor in {folder} needs torchvision; install the build that goes with your torch"
-            ) from error
+    own = folder / "processor_config.json"
+    kind = TinyQwenProcessor if own.is_file() and "TinyQwenProcessor" in own.read_text() else AutoProcessor
+    try:
+        processor = kind.from_pretrained(folder)
+    except ImportError as error:
+        raise UserError(
+            f"the processor in {folder} needs torchvision; install the build that goes with your torch"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"the processor in {folder} cannot be read ({error}): {damaged}") from error
+    if not hasattr(processor, "image_processor"):  # AutoProcessor takes a tokenizer alone for all of it
+        raise UserError(f"the processor in {folder} has no part for pictures: {damaged}")
     processor.tokenizer.padding_side = "left"  # stock Qwen-VL pads right; answers follow the prompts of a batch
     return model, processor

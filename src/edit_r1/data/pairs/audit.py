@@ -38,6 +38,7 @@ class Entry:
         instruction: what both editors were told.
         choice: the annotator's.
         given: the principles that came with it; none when a decomposer must name them.
+        labels: its category, its annotator and both editors.
     """
 
     index: int
@@ -49,6 +50,7 @@ class Entry:
     instruction: str
     choice: Choice
     given: tuple[Principle, ...] = ()
+    labels: tuple[str, ...] = ()
 
     @property
     def pair(self) -> tuple[str, str, frozenset[str]]:

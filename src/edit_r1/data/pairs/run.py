@@ -118,8 +118,8 @@ def _entry(index: int, row: Row) -> Entry:
     preference = row.open()
     task = preference.task
     source, first, second = map(image_hash, (task.source, preference.first.image, preference.second.image))
-    key = task_key(task)
-    return Entry(index, row.name, key, source, first, second, row.instruction, row.choice, row.principles)
+    key, labels = task_key(task), (row.category, row.annotator, *row.editors)
+    return Entry(index, row.name, key, source, first, second, row.instruction, row.choice, row.principles, labels)
 
 
 def _sift(entries: Sequence[Entry], ledger: Ledger) -> list[Entry]:

@@ -89,11 +89,12 @@ class Inquiry:
         ]
         self.prompts = {
             config.template: prompt_hash(config.template),
+            "decompose": prompt_hash("decompose"),
             "gold": _hash(gold_system),
             **{f"teacher {name}": _hash(text) for name, text in systems.items()},
         }
         self._entries = _remember(records)
-        self.content = content_hash(len(records), [entry.key for entry in self._entries])
+        self.content = content_hash(len(records), [(entry.key, entry.labels) for entry in self._entries])
 
     def close(self) -> None:
         """Close the connections."""
@@ -149,7 +150,8 @@ def _remember(records: Records[Edit]) -> list[Entry]:
     with track("Reading edits", total=len(records)) as bar:
         for index, edit in enumerate(records):
             key = edit_key(edit)
-            entries.setdefault(key, Entry(index, key, task_key(edit.task), edit.task.principles))
+            labels = (edit.task.category, edit.editor)
+            entries.setdefault(key, Entry(index, key, task_key(edit.task), edit.task.principles, labels))
             bar.advance()
     return list(entries.values())
 

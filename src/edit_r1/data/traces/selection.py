@@ -29,12 +29,14 @@ class Entry:
         key: of the edit, in the journal.
         task: key of its task, in the journal.
         given: the principles that came with it; none when a decomposer must name them.
+        labels: its category and its editor.
     """
 
     index: int
     key: str
     task: str
     given: tuple[Principle, ...]
+    labels: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
