@@ -19,6 +19,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 import edit_r1.runs.checkpoint
 import edit_r1.runs.environment
@@ -37,7 +38,7 @@ from edit_r1.runs.checkpoint import (
 )
 from edit_r1.runs.environment import environment
 from edit_r1.runs.progress import metrics_text, track
-from edit_r1.runs.run import Run, made_from, read_metrics
+from edit_r1.runs.run import Run, made_from, read_metrics, weights_of
 
 
 class Inner(Config):
@@ -213,6 +214,24 @@ def test_other_data_under_the_same_path_are_other_inputs(tmp_path: Path) -> None
     assert before["data"] == str(tmp_path / "data")
     data.finish({"kept": 4})
     assert made_from(tmp_path / "data")["content"] != before["content"]
+
+
+def test_weights_are_told_apart_wherever_they_lie(tmp_path: Path) -> None:
+    """A copy has the same name; one number of a small file is seen, and of a file of 40 MB what training changes."""
+    models = [tmp_path / name for name in ("one", "copy", "trained")]
+    for folder in models:
+        (folder / "part").mkdir(parents=True)
+        tensors = {
+            "frozen": torch.zeros(9_000_000),
+            "trained": torch.full((1_000_000,), float(folder.name == "trained")),
+        }
+        save_file(tensors, folder / "part" / "model.safetensors")
+    one, copy, trained = (weights_of(folder) for folder in models)
+    assert one == copy != trained
+    save_file({"head": torch.tensor([1.0, 2.0])}, models[0] / "head.safetensors")
+    first = weights_of(models[0])
+    save_file({"head": torch.tensor([1.0, 2.5])}, models[0] / "head.safetensors")
+    assert len({*map(str, (one, first, weights_of(models[0]), weights_of(*models[:2])))}) == 4
 
 
 def test_metrics_are_on_disk_at_once(tmp_path: Path) -> None:

@@ -137,8 +137,8 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
     assert run.metrics() == [{"step": 1, "loss": None}]
 
 
-def test_other_data_are_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A data set that has grown under the same path would be another order of rows."""
+def test_other_data_and_weights_are_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the same paths: a data set that has grown would be another order of rows, a model another start."""
     data, model = tiny_world(tmp_path), tiny_verifier(tmp_path)
     settings: dict[str, Any] = {"data": data, "model": model, "out": tmp_path / "run", "seed": 0}
     with monkeypatch.context() as patched:
@@ -146,7 +146,8 @@ def test_other_data_are_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(Interrupted):
             cold_start.run(CONFIG, **settings, resume=False)
     Run(data).finish({"edits": 25})
-    with pytest.raises(UserError, match=r"other settings \(inputs.content\)"):
+    tiny_verifier(tmp_path, seed=1)
+    with pytest.raises(UserError, match=r"other settings \(inputs.content, inputs.weights\)"):
         cold_start.run(CONFIG, **settings, resume=True)
 
 

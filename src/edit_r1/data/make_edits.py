@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL.Image import Image
 
+from edit_r1 import assets
 from edit_r1.data.manifest import TaskLine, open_task, read_lines
 from edit_r1.data.store import Records
 from edit_r1.editors.single import edit_one, sampling_editor
@@ -19,7 +20,7 @@ from edit_r1.files import atomic_path, atomic_write, disk_errors
 from edit_r1.images import image_hash
 from edit_r1.records import EditTask
 from edit_r1.runs.progress import track
-from edit_r1.runs.run import Run, content_hash
+from edit_r1.runs.run import Run, content_hash, weights_of
 from edit_r1.stages import SampleConfig
 
 
@@ -51,7 +52,7 @@ def run(
     tasks = Records(len(lines), lambda index: open_task(*lines[index], manifest.parent))
     inputs = {
         "seed": seed, "tasks": str(manifest), "content": content_hash(lines, _pictures(tasks)),
-        "editor": str(editor), "name": name,
+        "editor": str(editor), "name": name, **weights_of(editor or assets.EDITOR),
     }  # fmt: skip
     folder = Run.open(out, config, resume, inputs=inputs)
     if folder.done is not None:

@@ -31,7 +31,7 @@ from edit_r1.evaluation.subsets import any_success, chosen_success, no_choice
 from edit_r1.files import append_line, atomic_path, atomic_write
 from edit_r1.records import Edit
 from edit_r1.runs.progress import track
-from edit_r1.runs.run import Run
+from edit_r1.runs.run import Run, weights_of
 from edit_r1.stages import BestOfConfig
 from edit_r1.verifier.local import load_verifier
 from edit_r1.verifier.verifier import Verifier
@@ -166,7 +166,8 @@ def run(
     """
     judges = verifier_names(verifiers)
     places = {name: str(folder) for name, folder in judges.items()}
-    folder = Run.open(out, config, resume, inputs={"seed": seed, "editor": str(editor), "verifiers": places})
+    used = weights_of(editor or assets.EDITOR, *verifiers)
+    folder = Run.open(out, config, resume, inputs={"seed": seed, "editor": str(editor), "verifiers": places, **used})
     tasks = held_out_tasks(config.tasks, seed, config.split)
     complete(out / "candidates.jsonl", tasks, editor or assets.EDITOR, judges, config, seed)
     result = curve(read_journal(out / "candidates.jsonl"), seed=seed)

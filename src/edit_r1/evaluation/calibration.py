@@ -23,7 +23,7 @@ from edit_r1.evaluation.metrics import ci95, pairwise_accuracy, tie_half, tie_ra
 from edit_r1.evaluation.verifier import scored_pair
 from edit_r1.files import atomic_write
 from edit_r1.records import Failure
-from edit_r1.runs.run import Run, made_from
+from edit_r1.runs.run import Run, made_from, weights_of
 from edit_r1.stages import TEST_PAIRS, CalibrationConfig, EvaluateConfig
 from edit_r1.verifier.aggregation import reduce_scores
 
@@ -84,8 +84,9 @@ def row(
 
 def run(config: CalibrationConfig, *, data: Path, model: Path | None, out: Path, seed: int, resume: bool) -> list[Row]:
     """Measure one verifier (the shipped base by default) on held-out pairs, and write `out/calibration.json`."""
-    folder = Run.open(out, config, resume, inputs={"seed": seed, **made_from(data), "model": str(model)})
     chosen = model or assets.VERIFIER
+    inputs = {"seed": seed, **made_from(data), "model": str(model), **weights_of(chosen)}
+    folder = Run.open(out, config, resume, inputs=inputs)
     pairs = list(islice(read_pairs(data / TEST_PAIRS), config.pairs))
 
     def answers(name: str, traces: int, temperature: float, aggregate: str) -> list[Answers]:

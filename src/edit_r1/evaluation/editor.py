@@ -23,7 +23,7 @@ from edit_r1.evaluation.editor_metrics import EditOutcome, editor_metrics, edits
 from edit_r1.files import atomic_write, disk_errors
 from edit_r1.records import Edit, EditTask, Failure
 from edit_r1.runs.progress import Tracker, track
-from edit_r1.runs.run import Run, made_from
+from edit_r1.runs.run import Run, made_from, weights_of
 from edit_r1.stages import EvaluateConfig, Measured
 from edit_r1.verifier.local import load_verifier
 from edit_r1.verifier.verifier import Judgement, Verifier
@@ -170,6 +170,7 @@ def evaluate(
     """
     places = {name: str(path) for name, path in models.items()}
     inputs = {"seed": seed, **made_from(data), "models": places, "verifier": str(verifier)}
+    inputs |= weights_of(*models.values(), verifier)
     run = Run.open(out, config, resume, inputs=inputs)
     if run.done is not None:
         return run.done

@@ -30,7 +30,7 @@ from edit_r1.files import atomic_write
 from edit_r1.images import image_hash
 from edit_r1.records import Edit, EditTask
 from edit_r1.runs.progress import track
-from edit_r1.runs.run import Run, content_hash
+from edit_r1.runs.run import Run, content_hash, weights_of
 from edit_r1.stages import EditsConfig
 from edit_r1.verifier.local import load_verifier
 from edit_r1.verifier.prompting import prompt_hash
@@ -84,6 +84,7 @@ def run(
         inputs = {
             "seed": seed, "edits": [str(path) for path in manifests], "model": str(model), "content": content,
             "prompts": [prompt_hash(config.template), prompt_hash("decompose")],
+            **(weights_of(model) if model else {}),
         }  # fmt: skip
         folder = Run.open(out, config, resume, inputs=inputs)
         done = folder.settled(content, finish=finish)

@@ -25,7 +25,7 @@ from edit_r1.evaluation.sanity_verdict import SanityResult, as_text, conclude, s
 from edit_r1.files import atomic_path, atomic_write, disk_errors
 from edit_r1.records import Edit
 from edit_r1.runs.progress import track
-from edit_r1.runs.run import Run, made_from
+from edit_r1.runs.run import Run, made_from, weights_of
 from edit_r1.stages import TEST_PAIRS, SanityConfig
 from edit_r1.verifier.local import load_verifier
 from edit_r1.world.tasks import WorldTask, world_task
@@ -48,7 +48,8 @@ def evaluate(
         UserError: the folders hold no verifier or no world, or `out` cannot be used.
     """
     model = model or assets.VERIFIER
-    run = Run.open(out, config, resume, inputs={"seed": seed, **made_from(data), "model": str(model)})
+    inputs = {"seed": seed, **made_from(data), "model": str(model), **weights_of(model)}
+    run = Run.open(out, config, resume, inputs=inputs)
     if run.done is not None:
         return SanityResult.model_validate(run.done)
     with run.unless_refused():

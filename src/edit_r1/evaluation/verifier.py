@@ -31,7 +31,7 @@ from edit_r1.evaluation.results import VerifierResult
 from edit_r1.files import atomic_write, disk_errors
 from edit_r1.images import image_hash
 from edit_r1.records import Edit, Failure, Verdict
-from edit_r1.runs.run import Run, made_from
+from edit_r1.runs.run import Run, made_from, weights_of
 from edit_r1.stages import HELDOUT_PAIRS, SAMPLED, TEST_PAIRS, EvaluateConfig
 from edit_r1.verifier.aggregation import reduce_scores
 
@@ -150,7 +150,8 @@ def evaluate(
     config: EvaluateConfig, *, data: Path, models: Mapping[str, Path], out: Path, seed: int, resume: bool
 ) -> dict[str, Any]:
     """Measure verifiers on the same held-out pairs with the same number of traces, and write `out/verifier.json`."""
-    inputs = {"seed": seed, **made_from(data), "models": {name: str(path) for name, path in models.items()}}
+    places = {name: str(path) for name, path in models.items()}
+    inputs = {"seed": seed, **made_from(data), "models": places, **weights_of(*models.values())}
     run = Run.open(out, config, resume, inputs=inputs)
     if run.done is not None:
         return run.done

@@ -23,7 +23,7 @@ from edit_r1.errors import UserError
 from edit_r1.files import disk_errors
 from edit_r1.records import Edit
 from edit_r1.runs.progress import track
-from edit_r1.runs.run import made_from
+from edit_r1.runs.run import made_from, weights_of
 from edit_r1.stages import TRAIN_PAIRS, BradleyTerryConfig
 from edit_r1.training.backbone import load_backbone, trainer_arguments
 from edit_r1.training.gcpo import pair_rows
@@ -86,7 +86,8 @@ def run(config: BradleyTerryConfig, *, data: Path, model: Path, out: Path, seed:
             "backbone.gradient_checkpointing at false"
         )
     check_alone("the Bradley-Terry head")
-    folder = open_run(out, config, resume, {"seed": seed, **made_from(data), "model": str(model)})
+    inputs = {"seed": seed, **made_from(data), "model": str(model), **weights_of(model)}
+    folder = open_run(out, config, resume, inputs)
     if folder.done is not None:
         return
     torch.manual_seed(seed)

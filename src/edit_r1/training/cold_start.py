@@ -21,7 +21,7 @@ from edit_r1.data.gold import truth_of
 from edit_r1.data.store import JudgedEdit, KeptTrace, read_edits, read_traces
 from edit_r1.errors import UserError
 from edit_r1.records import Failure, Provenance
-from edit_r1.runs.run import made_from
+from edit_r1.runs.run import made_from, weights_of
 from edit_r1.stages import EDITS, TRACES, ColdStartConfig, TraceForm
 from edit_r1.training.backbone import load_backbone
 from edit_r1.training.hard_cases import harden, with_other_questions
@@ -120,15 +120,14 @@ def run(config: ColdStartConfig, *, data: Path, model: Path | None, out: Path, s
     Raises:
         UserError: `data` holds a text that cannot be read, or no truth where a setting needs it.
     """
-    shipped = {} if model else {"shipped": assets.fingerprint(assets.VERIFIER)}
-    folder = open_run(
-        out, config, resume, {"seed": seed, **made_from(data), "model": str(model), **shipped, **counted()}
-    )
+    base = model or assets.VERIFIER
+    inputs = {"seed": seed, **made_from(data), "model": str(model), **weights_of(base), **counted()}
+    folder = open_run(out, config, resume, inputs)
     if folder.done is not None:
         return
     torch.manual_seed(seed)
     with folder.unless_refused():
-        verifier, processor = load_backbone(model or assets.VERIFIER, config.backbone)
+        verifier, processor = load_backbone(base, config.backbone)
         dataset, summary = lessons(config, data, seed)
     trainer = fine_tune(verifier, processor, dataset, config, folder, "Cold start", seed=seed, resume=resume)
     finish(folder, trainer, processor, summary)

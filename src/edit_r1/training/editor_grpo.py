@@ -26,7 +26,7 @@ from edit_r1.errors import UserError
 from edit_r1.records import Edit
 from edit_r1.runs.checkpoint import load_checkpoint, save_checkpoint
 from edit_r1.runs.progress import notice, track
-from edit_r1.runs.run import Run, made_from
+from edit_r1.runs.run import Run, made_from, weights_of
 from edit_r1.stages import EditorGrpoConfig
 from edit_r1.training.editor_advantages import Advantages, advantages
 from edit_r1.training.editor_groups import record_groups
@@ -182,11 +182,13 @@ def run(
     `config.rewards` may name more verifiers, or all of them. Leaves `out/model` (the whole editor) and, where LoRA was
     trained, `out/lora` (for diffusers' `load_lora_weights`), both with the mean weights.
     """
-    inputs = {"seed": seed, **made_from(data), "model": str(model), "verifier": str(verifier)}
+    base = model or assets.EDITOR
+    judging = [Path(one.folder) for one in (*config.rewards, config.judge) if one is not None and one.folder]
+    used = [base, *([verifier] if verifier else []), *judging]
+    inputs = {"seed": seed, **made_from(data), "model": str(model), "verifier": str(verifier), **weights_of(*used)}
     folder = open_run(out, config, resume, inputs)
     if folder.done is not None:
         return
-    base = model or assets.EDITOR
     with folder.unless_refused():
         _share(config.prompts_per_step)
         sources = reward_sources(config, verifier)

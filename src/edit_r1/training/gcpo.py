@@ -24,7 +24,7 @@ from edit_r1.errors import UserError
 from edit_r1.files import disk_errors
 from edit_r1.records import Edit, Failure, Principle, Provenance, Verdict
 from edit_r1.runs.progress import track
-from edit_r1.runs.run import made_from
+from edit_r1.runs.run import made_from, weights_of
 from edit_r1.stages import PROBE, TRACES, TRAIN_PAIRS, GcpoConfig
 from edit_r1.training.backbone import adapter, freeze, load_backbone, micro_batches, trainer_arguments
 from edit_r1.training.gcpo_trainer import GcpoTrainer
@@ -183,7 +183,7 @@ def run(config: GcpoConfig, *, data: Path, model: Path, out: Path, seed: int, re
     Raises:
         UserError: `data` has fewer pairs than a step takes, or no truth where `check_weight` needs it; no vLLM.
     """
-    inputs: dict[str, Any] = {"seed": seed, **made_from(data), "model": str(model), **counted()}
+    inputs: dict[str, Any] = {"seed": seed, **made_from(data), "model": str(model), **weights_of(model), **counted()}
     if config.probe is not None:
         inputs["probe"] = made_from(Path(config.probe))["content"]
     folder = open_run(out, config, resume, inputs)

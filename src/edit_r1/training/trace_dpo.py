@@ -22,7 +22,7 @@ from edit_r1.errors import UserError
 from edit_r1.files import append_line, disk_errors, drop_partial_line
 from edit_r1.records import Failure
 from edit_r1.runs.progress import track
-from edit_r1.runs.run import made_from
+from edit_r1.runs.run import made_from, weights_of
 from edit_r1.stages import TRAIN_PAIRS, TraceDpoConfig
 from edit_r1.training.backbone import adapter, load_backbone, trainer_arguments
 from edit_r1.training.contrast import contrast
@@ -94,7 +94,8 @@ def _score(completion: Completion, questions: list[str]) -> float:
 def run(config: TraceDpoConfig, *, data: Path, model: Path, out: Path, seed: int, resume: bool) -> None:
     """Train the verifier in `model` on traces of the pairs in `data`; the result is `out/model`."""
     check_alone("DPO on trace pairs")
-    folder = open_run(out, config, resume, {"seed": seed, **made_from(data), "model": str(model)})
+    inputs = {"seed": seed, **made_from(data), "model": str(model), **weights_of(model)}
+    folder = open_run(out, config, resume, inputs)
     if folder.done is not None:
         return
     torch.manual_seed(seed)
