@@ -128,19 +128,6 @@ GCPO against wrong labels among the training pairs, on the seeds that have all o
 
 {noise}
 
-### Before the verifier read its questions
-
-The rows of the recipe before (commit 6c41eae, `results/verifier_claims_before.json`): its base had not been asked
-questions that follow from no instruction, and did not know a copy's worth. They have what is not made anew yet: size l.
-
-{verdicts_before}
-
-{arms_before}
-
-{heldout_before}
-
-{noise_before}
-
 ## What a score is worth
 
     edit-r1 evaluate calibration --model runs/claims/<size>/seed<n>/<arm>/model --data runs/claims/worlds/seed<n> \\
@@ -149,7 +136,7 @@ questions that follow from no instruction, and did not know a copy's worth. They
 Pairs in the preferred order, ties half, by the number that is made of one trace or of four: the score that it writes
 (`model`), the expectation over the score's tokens (`expected`), the share of the checks that it calls met, with the
 weights 3, 2, 1 of follow, keep, quality (`weighted`); of one greedy trace the score, the score times the probability of
-the trace (`confident`), and the checks. Those of size l are of the recipe before.
+the trace (`confident`), and the checks.
 
 {calibration}
 
@@ -177,8 +164,7 @@ and `src/edit_r1/assets/verifier` is the one that their commits ship).
 {sanity_commands}
 
 Percent of tasks in which the verifier puts the attacked edit below the right one, in brackets what an injection
-gains in points; bold is unfit (docs/sanity.md has the attacks and what is required). That of size l is of
-the recipe before.
+gains in points; bold is unfit (docs/sanity.md has the attacks and what is required).
 
 {sanity}
 
@@ -186,11 +172,14 @@ the recipe before.
 
     edit-r1 evaluate editor-claims
 
-The verifiers, and so these rows (`results/editor_claims_before.json`), are those of the recipe before; none was made
-anew. The same tasks and noise for all arms of a seed. *Reward*: the mean score that the arm's own verifier writes
+The verifiers, and so these rows (`results/editor_claims_before.json`), are those of the recipe before this one (commit
+6c41eae; it did not ask the base questions that follow from no instruction, and did not teach a copy's worth); none was
+made anew. The same tasks and noise for all arms of a seed. *Reward*: the mean score that the arm's own verifier writes
 (training may also weigh it with its probability). *Gain*: of success over the base, in points. *Confirmed*: the gain of
 success over the gain of that score (as a share of 10; where it rose by 0.1 or more). *Alarm*: the first step at which a
 guard alarmed (docs/guards.md), seed by seed.
+
+{editor_verdicts}
 
 {editor_arms}
 
@@ -252,8 +241,7 @@ def claims() -> str:
     expected = 2 * len(plan(recipe.claims, NOISE))  # every result has two splits
     planned = recipe.claims.seeds
     three = [row for row in judges if row["seed"] in planned]
-    before, edited = (read_rows(RESULTS / f"{name}_claims_before.json") for name in ("verifier", "editor"))
-    three_before = [row for row in before if row["seed"] in planned]
+    edited = read_rows(RESULTS / "editor_claims_before.json")
     values = {
         "seeds": ", ".join(map(str, planned)),
         "verdicts": verdicts_table(of_verifiers(three)),
@@ -264,10 +252,7 @@ def claims() -> str:
         "costs": costs_table(three),
         "gains": gains_table(three),
         "noise": noise_table(judges),
-        "verdicts_before": verdicts_table([*of_verifiers(three_before), *of_editors(edited)]),
-        "arms_before": arms_table(three_before),
-        "heldout_before": heldout_table(three_before),
-        "noise_before": noise_table(before),
+        "editor_verdicts": verdicts_table(of_editors(edited)),
         "editor_arms": editors_table(edited),
         "verifier_curves": curves_table(edited, VERIFIERS),
         "setting_curves": curves_table(edited, SETTINGS),

@@ -55,6 +55,7 @@ def test_an_arm_that_cannot_be_is_one_line() -> None:
     bad = {
         'gcpo.settings={kernel="cps"}': 'set kernel = "ode"',
         'guard.like="sliding"': "guard is like sliding, which is no arm",
+        'clip.settings.rewards=[{folder="x"}]': "clip is rewarded by its verifier: leave rewards out",
     }
     for change, mend in bad.items():
         result = CliRunner().invoke(

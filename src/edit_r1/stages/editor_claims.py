@@ -76,5 +76,6 @@ class EditorClaimsRecipe(Config):
     @model_validator(mode="after")
     def _arms_fit(self) -> Self:
         for arm in self.editor_claims.arms:
-            self.config_of(arm)
+            if self.config_of(arm).rewards:
+                raise ValueError(f"{arm} is rewarded by its verifier: leave rewards out")
         return self
