@@ -87,7 +87,7 @@ def run(model: Path, out: Path, kind: str, stop: int) -> None:
 
     editor_grpo._save, editor_grpo.save_checkpoint = save_and_stop, write_slowly
     editor_grpo.reward_function = lambda *_: rising() if kind == "alarm" else redness
-    arguments: dict[str, Any] = {"data": out.parent / "none", "model": model, "verifier": out, "out": out, "seed": 0}
+    arguments: dict[str, Any] = {"data": out.parent / "none", "model": model, "verifier": model, "out": out, "seed": 0}
     try:
         editor_grpo.run(settings(kind), **arguments, resume=True)
     finally:
