@@ -108,13 +108,16 @@ def format_value(value: float, unit: Unit) -> str:
     return f"{value:.2e}"
 
 
-def line_chart(lines: Sequence[Line], *, axis: str, unit: Unit = "number", reference: Reference | None = None) -> str:
+def line_chart(
+    lines: Sequence[Line], *, axis: str, unit: Unit = "number", x_name: str = "step", reference: Reference | None = None
+) -> str:
     """One or two curves over training steps, with axes, and with running means of noisy ones (30 points or more).
 
     Args:
         lines: the curves; with two of them their names are shown.
         axis: what the values are, written over the axis.
         unit: how they are shown.
+        x_name: what the steps are.
         reference: a line to compare with.
 
     Returns:
@@ -131,12 +134,12 @@ def line_chart(lines: Sequence[Line], *, axis: str, unit: Unit = "number", refer
     label = escape(f"{axis}. {'; '.join(_summary(line, unit) for line in lines)}")
     parts = [
         f'<svg class="chart" viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" role="img" aria-label="{label}">',
-        _axes(marks, x, y, unit),
+        _axes(marks, x, y, unit, x_name),
         f'<text class="name" x="4" y="13">{escape(axis)}</text>',
         _reference_line(reference, y) if reference else "",
         *(_curve(line, index, x, y) for index, line in enumerate(lines)),
         _legend(lines) if len(lines) > 1 else "",
-        _hovers(lines, steps, x, y, unit),
+        _hovers(lines, steps, x, y, unit, x_name),
         "</svg>",
     ]
     return "".join(parts)
@@ -190,7 +193,7 @@ def _summary(line: Line, unit: Unit) -> str:
     return f"{line.name} {ends}".strip()
 
 
-def _axes(marks: Sequence[float], x: _Scale, y: _Scale, unit: Unit) -> str:
+def _axes(marks: Sequence[float], x: _Scale, y: _Scale, unit: Unit, x_name: str) -> str:
     """Grid lines with their numbers, and the steps below."""
     parts: list[str] = []
     for mark in marks:
@@ -201,7 +204,7 @@ def _axes(marks: Sequence[float], x: _Scale, y: _Scale, unit: Unit) -> str:
         at = f'x="{x(step)}" y="{_HEIGHT - _BOTTOM + 16}"'
         parts.append(f'<text class="tick" {at} text-anchor="middle">{step:g}</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(f'<text class="tick" x="{middle}" y="{_HEIGHT - 5}" text-anchor="middle">step</text>')
+    parts.append(f'<text class="tick" x="{middle}" y="{_HEIGHT - 5}" text-anchor="middle">{escape(x_name)}</text>')
     return "".join(parts)
 
 
@@ -252,7 +255,7 @@ def _path(points: Sequence[Point], x: _Scale, y: _Scale) -> str:
     return "M" + " L".join(f"{x(step):g} {y(value):g}" for step, value in points)
 
 
-def _hovers(lines: Sequence[Line], steps: Sequence[float], x: _Scale, y: _Scale, unit: Unit) -> str:
+def _hovers(lines: Sequence[Line], steps: Sequence[float], x: _Scale, y: _Scale, unit: Unit, x_name: str) -> str:
     """Invisible strips with the title and the dots of a step: `_HOVERS` of them, and all steps of sparse curves."""
     even = np.linspace(0, len(steps) - 1, min(len(steps), _HOVERS)).round().astype(int)
     sparse = {step for line in lines if len(line.points) <= _DOTTED for step, _ in line.points}
@@ -266,7 +269,7 @@ def _hovers(lines: Sequence[Line], steps: Sequence[float], x: _Scale, y: _Scale,
         dots = "".join(f'<circle class="dot" cx="{x(step)}" cy="{y(value)}" r="3.5"/>' for _, value in here)
         strip = f'x="{edges[place]:.1f}" y="{_TOP}" width="{max(edges[place + 1] - edges[place], 0):.1f}"'
         parts.append(
-            f'<g class="hover"><title>{escape(f"step {step:g}: {words}")}</title>'
+            f'<g class="hover"><title>{escape(f"{x_name} {step:g}: {words}")}</title>'
             f'<rect class="hit" {strip} height="{_HEIGHT - _TOP - _BOTTOM}"/>{dots}</g>'
         )
     return "".join(parts)

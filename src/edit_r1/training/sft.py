@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def fine_tune(
     *,
     seed: int,
     resume: bool,
+    callbacks: Iterable[TrainerCallback] = (),
 ) -> SFTTrainer:
     """Train `model`; checkpoints go to `run/trainer`, and `resume` continues from the last one.
 
@@ -96,7 +98,7 @@ def fine_tune(
             args=_arguments(config, checkpoints, seed),
             train_dataset=dataset,
             processing_class=processor,
-            callbacks=[RunLog(run, bar)],
+            callbacks=[RunLog(run, bar), *callbacks],
             peft_config=adapter(config.backbone),  # pyright: ignore[reportArgumentType]
         )
         trainer.remove_callback(PrinterCallback)
