@@ -26,7 +26,7 @@ from edit_r1.records import Edit
 from edit_r1.stages import TEST_PAIRS
 
 ARMS = ("cold_start", "gcpo")
-KINDS = (
+COPY, FOLLOW, KEEP, KEEP_ALONE, QUALITY_ALONE, OTHERS = KINDS = (
     "a copy among them",
     "follow against the rest",
     "keep against quality",
@@ -49,17 +49,20 @@ def kind(pair: JudgedPair) -> str:
     first, copied = unmet(preference.first, pair.first_truth)
     second, copied_too = unmet(preference.second, pair.second_truth)
     if copied or copied_too:
-        return KINDS[0]
+        return COPY
     fewer = {name: first[name] < second[name] for name in first if first[name] != second[name]}
     if len(set(fewer.values())) == 2:
-        return KINDS[1] if "follow" in fewer else KINDS[2]
-    return f"{name} alone" if len(fewer) == 1 and (name := next(iter(fewer))) != "follow" else KINDS[5]
+        return FOLLOW if "follow" in fewer else KEEP
+    return {"keep": KEEP_ALONE, "quality": QUALITY_ALONE}.get(" ".join(fewer), OTHERS)
 
 
-def ordered(folder: Path, data: Path, count: int) -> Iterator[tuple[str, ScoredPair, ScoredPair]]:
+def ordered(folder: Path, data: Path) -> Iterator[tuple[str, ScoredPair, ScoredPair]]:
     """Every pair that a verifier was asked about: its kind, and its scores as written and by the checks."""
-    journal = next(iter(sorted(folder.glob("traces_test*.jsonl"))))
-    pairs = list(islice(read_pairs(data), count))
+    journals = sorted(folder.glob("traces_test*.jsonl"))
+    if not journals:
+        sys.exit(f"{folder} has no traces of test; make them with `edit-r1 evaluate claims`")
+    journal = journals[0]
+    pairs = list(islice(read_pairs(data), len(journal.read_text().splitlines())))
     answers = read_answers(Inquiry(folder / "model", data, len(pairs), journal), pairs)
     yield from zip(map(kind, pairs), scored_pairs(pairs, answers), checked_pairs(pairs, answers), strict=True)
 
@@ -70,7 +73,6 @@ def main() -> None:
     parser.add_argument("claims", type=Path, help="the folder of `edit-r1 evaluate claims`")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--sizes", default="s,m,l")
-    parser.add_argument("--pairs", type=int, default=1000, help="as in the recipe's evaluate.pairs")
     given = parser.parse_args()
     columns = [(size, arm) for size in given.sizes.split(",") for arm in ARMS]
     found: dict[str, dict[tuple[str, str], list[tuple[ScoredPair, ScoredPair]]]] = {
@@ -79,8 +81,8 @@ def main() -> None:
     for size, arm in columns:
         for seed in given.seeds.split(","):
             data = given.claims / "worlds" / f"seed{seed}" / TEST_PAIRS
-            for name, *both in ordered(given.claims / size / f"seed{seed}" / arm, data, given.pairs):
-                found[name][size, arm].append((both[0], both[1]))
+            for name, written, checked in ordered(given.claims / size / f"seed{seed}" / arm, data):
+                found[name][size, arm].append((written, checked))
     rows = [
         [
             name,

@@ -83,8 +83,7 @@ def run(
         content = content_hash(entries)
         inputs = {
             "seed": seed, "edits": [str(path) for path in manifests], "model": str(model), "content": content,
-            "prompts": [prompt_hash(config.template), prompt_hash("decompose")],
-            **(weights_of(model) if model else {}),
+            "prompts": [prompt_hash(config.template), prompt_hash("decompose")], **weights_of(model),
         }  # fmt: skip
         folder = Run.open(out, config, resume, inputs=inputs)
         done = folder.settled(content, finish=finish)

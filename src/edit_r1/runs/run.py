@@ -50,14 +50,14 @@ def made_from(data: Path) -> dict[str, str]:
     return {"data": str(data), "content": content_hash(source.config.get("inputs"), source.done)}
 
 
-def weights_of(*models: Path) -> dict[str, str]:
+def weights_of(*models: Path | None) -> dict[str, str]:
     """The input of a run that says which weights its models have: others under the same path are another run.
 
     Of each safetensors file, in whatever folder below, 4 MiB are read, in blocks all over it: training leaves no such
     sample as it was, and large models are told apart in a second.
     """
     digest = hashlib.sha256()
-    for model in models:
+    for model in filter(None, models):
         for file in sorted(model.rglob("*.safetensors")):
             size = file.stat().st_size
             digest.update(f"{file.relative_to(model)} {size}".encode())

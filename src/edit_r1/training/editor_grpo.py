@@ -184,8 +184,8 @@ def run(
     """
     base = model or assets.EDITOR
     judging = [Path(one.folder) for one in (*config.rewards, config.judge) if one is not None and one.folder]
-    used = [base, *([verifier] if verifier else []), *judging]
-    inputs = {"seed": seed, **made_from(data), "model": str(model), "verifier": str(verifier), **weights_of(*used)}
+    used = weights_of(base, verifier, *judging)
+    inputs = {"seed": seed, **made_from(data), "model": str(model), "verifier": str(verifier), **used}
     folder = open_run(out, config, resume, inputs)
     if folder.done is not None:
         return
